@@ -1,0 +1,50 @@
+import {
+  reliabilityHeartbeatsQueue,
+  reliabilityReports,
+  vmCommandDoorbell,
+  vmOpsAgentsQueue,
+  vmOpsReports,
+} from "./agents.ts";
+import { authRequests } from "./auth.ts";
+import { defineSubscription } from "./define.ts";
+import {
+  agentLost,
+  agentRecovered,
+  deadLetterRecorded,
+  reliabilityEvents,
+  reliabilityRequests,
+} from "./reliability.ts";
+import { commandDeadLettered, vmOpsEvents, vmOpsRequests } from "./vm-ops.ts";
+
+/** vm-ops learns who is online: an offline agent burns no requeue. */
+export const vmOpsPresence = defineSubscription({
+  service: "vm-ops",
+  name: "presence",
+  summary: "Which agents are online.",
+  events: { agentLost, agentRecovered },
+});
+
+/** What the broker gave up of a VM's queue is put to the requeue policy. */
+export const vmOpsDeadLetters = defineSubscription({
+  service: "vm-ops",
+  name: "dead-letters",
+  summary: "Doorbells that the broker gave up.",
+  events: { deadLetterRecorded },
+});
+
+/** Commands that vm-ops gave up are kept beside the dead messages. */
+export const reliabilityCommands = defineSubscription({
+  service: "reliability",
+  name: "commands",
+  summary: "Commands that were given up.",
+  events: { commandDeadLettered },
+});
+
+/** Everything that travels, in one value: topology, documents, golden files and permissions derive from it. */
+export const mesh = {
+  requests: { auth: authRequests, "vm-ops": vmOpsRequests, reliability: reliabilityRequests },
+  events: { "vm-ops": vmOpsEvents, reliability: reliabilityEvents },
+  reports: { [vmOpsAgentsQueue]: vmOpsReports, [reliabilityHeartbeatsQueue]: reliabilityReports },
+  doorbells: { vmCommandDoorbell },
+  subscriptions: [vmOpsPresence, vmOpsDeadLetters, reliabilityCommands],
+} as const;
