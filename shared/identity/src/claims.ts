@@ -1,0 +1,29 @@
+import { principal } from "@muster/contracts/principal";
+import type { Principal } from "@muster/contracts/principal";
+import { z } from "zod";
+
+/** Claims of an access token (RFC 9068) that we use; jose has checked iss, aud, exp, nbf and iat before. */
+const accessClaims = z.object({
+  sub: principal.shape.subject,
+  tenant_id: principal.shape.tenant_id,
+  roles: principal.shape.roles.default([]),
+  permissions: principal.shape.permissions.default([]),
+  jti: z.string().min(1).max(128),
+  exp: z.number().int().positive(),
+  iat: z.number().int().positive(),
+});
+
+export interface Verified {
+  readonly principal: Principal;
+  readonly expiresAtMs: number;
+}
+
+/** Throws a ZodError when a claim is missing or not of its shape; a token without a tenant is such. */
+export function readClaims(payload: unknown): Verified {
+  const claims = accessClaims.parse(payload);
+  const { sub, tenant_id, roles, permissions } = claims;
+  return {
+    principal: Object.freeze({ tenant_id, subject: sub, roles, permissions }),
+    expiresAtMs: claims.exp * 1_000,
+  };
+}

@@ -1,0 +1,166 @@
+import { MusterError } from "@muster/contracts/errors";
+import type { ErrorCode } from "@muster/contracts/errors";
+import {
+  accessTokenAlgorithms,
+  accessTokenAudience,
+  accessTokenIssuer,
+  accessTokenType,
+} from "@muster/contracts/principal";
+import type { Principal } from "@muster/contracts/principal";
+import type { Logger } from "@muster/telemetry/logger";
+import type { Metrics } from "@muster/telemetry/metrics";
+import { decodeProtectedHeader, errors, jwtVerify } from "jose";
+import type { JSONWebKeySet } from "jose";
+import { ZodError } from "zod";
+import { readClaims } from "./claims.ts";
+import type { Verified } from "./claims.ts";
+import { KeySet, KeysUnavailable } from "./keys.ts";
+import { TokenCache } from "./token-cache.ts";
+
+export interface VerifierOptions {
+  /** Asks the issuer for its key set. */
+  readonly fetchKeys: () => Promise<JSONWebKeySet>;
+  readonly mode: "shadow" | "enforced";
+  readonly shadowTenantId: string;
+  readonly metrics: Metrics;
+  readonly logger: Logger;
+  readonly issuer?: string;
+  readonly audience?: string;
+  readonly clockToleranceMs?: number;
+  readonly keysMaxAgeMs?: number;
+  readonly keysCooldownMs?: number;
+  /** How long known keys serve while the issuer does not answer. */
+  readonly staleMaxMs?: number;
+  readonly cacheTokensMax?: number;
+  /** Milliseconds since 1970. */
+  readonly now?: () => number;
+}
+
+export interface Verifier {
+  /**
+   * Who holds this access token. Throws MusterError MISSING_BEARER_TOKEN, INVALID_OR_MISSING_BEARER_TOKEN,
+   * or DEPENDENCY_UNAVAILABLE when the keys cannot be had. In shadow mode the first two become the shadow principal.
+   */
+  verify(token: string | undefined): Promise<Principal>;
+  /** Fetches the keys now and forgets verified tokens: for a revoked key. */
+  reloadKeys(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Longer is no token of ours: the envelope's `identity` has the same limit. */
+const tokenCharsMax = 4_096;
+const compactForm = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/;
+
+export function openVerifier(o: VerifierOptions): Verifier {
+  const now = o.now ?? Date.now;
+  const failures = o.metrics.counter({
+    name: "muster_auth_failures_total",
+    help: "Tokens refused, or that would have been in enforced mode.",
+    labels: ["code"],
+  });
+  const shadowed = o.metrics.counter({
+    name: "muster_auth_shadow_total",
+    help: "Requests that only shadow mode let through.",
+    labels: ["code"],
+  });
+  const staleMaxMs = o.staleMaxMs ?? 60 * 60_000;
+  const cache = new TokenCache(o.cacheTokensMax ?? 10_000);
+  const keys = new KeySet({
+    fetchKeys: o.fetchKeys,
+    maxAgeMs: Math.min(o.keysMaxAgeMs ?? 10 * 60_000, staleMaxMs),
+    cooldownMs: o.keysCooldownMs ?? 30_000,
+    staleMaxMs,
+    now,
+    onFailed: (error) => o.logger.warn({ err: error }, "cannot fetch the issuer's keys"),
+    onChanged: () => cache.clear(),
+  });
+  const checks = {
+    keys,
+    now,
+    issuer: o.issuer ?? accessTokenIssuer,
+    audience: o.audience ?? accessTokenAudience,
+    clockToleranceMs: o.clockToleranceMs ?? 5_000,
+  };
+  const shadow: Principal = Object.freeze({
+    tenant_id: o.shadowTenantId,
+    subject: "shadow",
+    roles: ["member" as const],
+    permissions: [],
+  });
+
+  function refused(error: MusterError): Principal {
+    const label: { code: ErrorCode } = { code: error.code };
+    failures.inc(label);
+    const refusal = error.code === "MISSING_BEARER_TOKEN" || error.code === "INVALID_OR_MISSING_BEARER_TOKEN";
+    if (o.mode === "enforced" || !refusal) throw error;
+    shadowed.inc(label);
+    o.logger.warn({ code: error.code, err: error }, "shadow mode let through what enforced would refuse");
+    return shadow;
+  }
+
+  return {
+    async verify(token) {
+      if (token === undefined || token === "") return refused(new MusterError("MISSING_BEARER_TOKEN"));
+      const known = cache.get(token, now());
+      if (known !== undefined) return known.principal;
+      try {
+        const verified = await verifyToken(token, checks);
+        cache.put(token, verified);
+        return verified.principal;
+      } catch (error) {
+        return refused(asRefusal(error));
+      }
+    },
+    async reloadKeys() {
+      await keys.reload();
+      cache.clear();
+    },
+    close() {
+      cache.clear();
+      return Promise.resolve();
+    },
+  };
+}
+
+/** RFC 8725: allow-listed algorithms, own keys only, explicit type, issuer and audience, every claim required. */
+async function verifyToken(
+  token: string,
+  o: { keys: KeySet; now: () => number; issuer: string; audience: string; clockToleranceMs: number },
+): Promise<Verified> {
+  if (token.length > tokenCharsMax || !compactForm.test(token)) throw invalid("not a compact JWS");
+  const header = decodeProtectedHeader(token);
+  if (typeof header.kid !== "string" || !/^[\w.-]{1,128}$/.test(header.kid)) throw invalid("no usable kid");
+  for (const carried of ["jwk", "jku", "x5u", "x5c", "crit", "b64", "zip"]) {
+    if (carried in header) throw invalid(`header ${carried} is not allowed`);
+  }
+  const { payload } = await jwtVerify(token, (protectedHeader, jws) => o.keys.find(protectedHeader, jws), {
+    algorithms: [...accessTokenAlgorithms],
+    typ: accessTokenType,
+    issuer: o.issuer,
+    audience: o.audience,
+    requiredClaims: ["exp", "iat", "sub", "jti", "tenant_id"],
+    clockTolerance: o.clockToleranceMs / 1_000,
+    currentDate: new Date(o.now()),
+  });
+  return readClaims(payload);
+}
+
+function invalid(reason: string, cause?: unknown): MusterError {
+  const details = [{ path: "header.authorization", message: reason }];
+  return new MusterError("INVALID_OR_MISSING_BEARER_TOKEN", undefined, { details, cause });
+}
+
+function asRefusal(error: unknown): MusterError {
+  if (error instanceof MusterError) return error;
+  if (error instanceof KeysUnavailable) {
+    return new MusterError("DEPENDENCY_UNAVAILABLE", undefined, { cause: error, retryAfterMs: 1_000 });
+  }
+  if (error instanceof errors.JWTExpired) return invalid("the token has expired", error);
+  if (error instanceof errors.JWTClaimValidationFailed)
+    return invalid(`claim ${error.claim} is wrong`, error);
+  if (error instanceof ZodError) {
+    return invalid(`claim ${String(error.issues[0]?.path[0] ?? "")} is wrong`, error);
+  }
+  // Which of algorithm, key or signature failed is nobody's business but ours.
+  return invalid("the token's signature cannot be verified", error);
+}
