@@ -14,7 +14,7 @@ import {
   reliabilityEvents,
   reliabilityRequests,
 } from "./reliability.ts";
-import { commandDeadLettered, vmOpsEvents, vmOpsRequests } from "./vm-ops.ts";
+import { commandDeadLettered, commandReplayed, vmOpsEvents, vmOpsRequests } from "./vm-ops.ts";
 
 /** vm-ops learns who is online: an offline agent burns no requeue. */
 export const vmOpsPresence = defineSubscription({
@@ -32,12 +32,13 @@ export const vmOpsDeadLetters = defineSubscription({
   events: { deadLetterRecorded },
 });
 
-/** Commands that vm-ops gave up are kept beside the dead messages. */
+/** Commands that vm-ops gave up are kept beside the dead messages, until they are put back. */
 export const reliabilityCommands = defineSubscription({
   service: "reliability",
   name: "commands",
-  summary: "Commands that were given up.",
-  events: { commandDeadLettered },
+  summary:
+    "Commands that were given up, and put back: an answer that was lost still settles its dead letter.",
+  events: { commandDeadLettered, commandReplayed },
 });
 
 /** Everything that travels, in one value: topology, documents, golden files and permissions derive from it. */

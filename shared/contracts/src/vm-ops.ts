@@ -357,7 +357,6 @@ export const commandReplayed = defineEvent({
   owner: "vm-ops",
   name: "vm-ops.command.replayed.v1",
   summary: "An operator put a dead-lettered command back.",
-  external: true,
   payload: z.object({ ...commandFact, dead_letter_id: uuid }),
 });
 
