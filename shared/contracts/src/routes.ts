@@ -5,12 +5,11 @@ import {
   commandEvent,
   commandState,
   commandSummary,
-  outputCursor,
-  outputPage,
   vmView,
 } from "./commands.ts";
 import { actionName } from "./actions.ts";
 import { timestamp, uuid } from "./ids.ts";
+import { followedPage, outputPosition } from "./output-stream.ts";
 import { principal } from "./principal.ts";
 import {
   deadLetterDetail,
@@ -200,9 +199,9 @@ export const routes = {
     tag: "commands",
     access: "member",
     params: commandParams,
-    query: z.strictObject({ cursor: outputCursor.optional() }),
+    query: z.strictObject({ cursor: outputPosition.optional() }),
     status: 200,
-    reply: outputPage,
+    reply: followedPage,
     stream: "text/event-stream",
     codes: ["COMMAND_NOT_FOUND"],
   }),
