@@ -148,7 +148,7 @@ export const reliabilityRequests = {
     owner: "reliability",
     name: "reliability.sweep.run.v1",
     summary: "Ask the owners to sweep now; the answer says what it did or would do.",
-    payload: sweepRequest,
+    payload: z.object(sweepRequest.shape),
     reply: sweepReport,
     codes: [],
     timeoutMs: 60_000,

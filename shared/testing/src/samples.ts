@@ -1,0 +1,85 @@
+import type { JsonSchema } from "@muster/contracts/schema";
+import fc from "fast-check";
+
+/**
+ * Values that fit a JSON Schema, of every shape that it allows; sizes are kept small.
+ * Understands what zod's schemas become: object, array, string with pattern or format, numbers, enums, unions.
+ */
+export function samplesOf(schema: JsonSchema): fc.Arbitrary<unknown> {
+  if (schema.const !== undefined) return fc.constant(schema.const);
+  if (Array.isArray(schema.enum)) return fc.constantFrom(...(schema.enum as unknown[]));
+  const variants = schema.anyOf ?? schema.oneOf;
+  if (Array.isArray(variants))
+    return fc.oneof(...variants.map((variant) => samplesOf(variant as JsonSchema)));
+  if (Array.isArray(schema.allOf))
+    return samplesOf(Object.assign({}, ...(schema.allOf as object[])) as JsonSchema);
+  if (Array.isArray(schema.type)) {
+    return fc.oneof(...schema.type.map((type: unknown) => samplesOf({ ...schema, type })));
+  }
+  switch (schema.type) {
+    case "object":
+      return objects(schema);
+    case "array":
+      return arrays(schema);
+    case "string":
+      return strings(schema);
+    case "integer":
+      return fc.integer(range(schema, 0, 1_000_000));
+    case "number":
+      return fc
+        .double({ ...range(schema, 0, 1_000_000), noNaN: true })
+        .map((value) => (Object.is(value, -0) ? 0 : value));
+    case "boolean":
+      return fc.boolean();
+    case "null":
+      return fc.constant(null);
+    default:
+      return fc.jsonValue({ maxDepth: 2 });
+  }
+}
+
+function range(schema: JsonSchema, low: number, high: number): { min: number; max: number } {
+  const bound = (key: string, fallback: number) => (typeof schema[key] === "number" ? schema[key] : fallback);
+  const above = typeof schema.exclusiveMinimum === "number" ? schema.exclusiveMinimum + 1 : undefined;
+  const min = above ?? bound("minimum", low);
+  return { min, max: Math.max(min, Math.min(bound("maximum", high), Number.MAX_SAFE_INTEGER)) };
+}
+
+function objects(schema: JsonSchema): fc.Arbitrary<unknown> {
+  const properties = (schema.properties ?? {}) as Record<string, JsonSchema>;
+  const required = (schema.required ?? []) as string[];
+  const model = Object.fromEntries(Object.entries(properties).map(([key, inner]) => [key, samplesOf(inner)]));
+  const known = fc.record(model, { requiredKeys: required.filter((key) => key in model) });
+  if (typeof schema.additionalProperties !== "object" || schema.additionalProperties === null) return known;
+  const names = schema.propertyNames as JsonSchema | undefined;
+  const key = names === undefined ? fc.stringMatching(/^[a-z]{1,8}$/) : samplesOf(names).map(String);
+  const more = fc.dictionary(key, samplesOf(schema.additionalProperties as JsonSchema), {
+    maxKeys: 3,
+    noNullPrototype: true,
+  });
+  return fc.tuple(more, known).map(([extra, base]) => ({ ...extra, ...base }));
+}
+
+function arrays(schema: JsonSchema): fc.Arbitrary<unknown> {
+  const minLength = typeof schema.minItems === "number" ? schema.minItems : 0;
+  const maxLength = Math.max(minLength, Math.min(Number(schema.maxItems ?? 4), 4));
+  return fc.array(samplesOf((schema.items ?? {}) as JsonSchema), { minLength, maxLength });
+}
+
+function strings(schema: JsonSchema): fc.Arbitrary<string> {
+  if (schema.format === "date-time") {
+    const noInvalidDate = true;
+    return fc
+      .date({ min: new Date("2000-01-01T00:00:00Z"), max: new Date("2100-01-01T00:00:00Z"), noInvalidDate })
+      .map((date) => date.toISOString());
+  }
+  if (schema.contentEncoding === "base64") return fc.base64String({ maxLength: 64 });
+  const minLength = Number(schema.minLength ?? 0);
+  const maxLength = Math.min(Number(schema.maxLength ?? 40), Math.max(minLength, 40));
+  const fits = (text: string): boolean =>
+    text.length >= minLength && text.length <= Number(schema.maxLength ?? Infinity);
+  if (typeof schema.pattern === "string") {
+    return fc.stringMatching(new RegExp(schema.pattern, "u"), { size: "small" }).filter(fits);
+  }
+  return fc.string({ minLength, maxLength, unit: fc.constantFrom(..."abcdefghij -_é☃😀") }).filter(fits);
+}
