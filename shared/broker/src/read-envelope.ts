@@ -1,0 +1,66 @@
+import { envelope as envelopeSchema, headerPrefixes, type Envelope } from "@muster/contracts/envelope";
+import { messageBytesMax } from "@muster/contracts/define";
+import { faultsOf, MusterError } from "@muster/contracts/errors";
+
+/** What the CloudEvents AMQP binding needs of a message, whichever client delivered it. */
+export interface ReceivedMessage {
+  readonly body: Buffer;
+  readonly contentType: string | undefined;
+  readonly headers: Readonly<Record<string, unknown>>;
+}
+
+/** Room for attributes besides the payload. */
+const envelopeBytesMax = messageBytesMax + 64 * 1024;
+const wholeNumbers = new Set(["attempt", "timeoutms"]);
+
+/**
+ * Reads a CloudEvent in structured mode (content type `application/cloudevents+json`) or binary mode (attributes
+ * as headers prefixed `cloudEvents_`, `cloudEvents:` or `ce-`, the body is the data).
+ * Throws CONTRACT_VIOLATION whose details name each fault.
+ */
+export function readEnvelope(message: ReceivedMessage): Envelope {
+  if (message.body.length > envelopeBytesMax) {
+    throw violation([{ path: "(whole)", message: `larger than ${envelopeBytesMax} bytes` }]);
+  }
+  const structured = (message.contentType ?? "").toLowerCase().startsWith("application/cloudevents+json");
+  const read = structured ? jsonOf(message.body) : binary(message);
+  const parsed = envelopeSchema.safeParse(read);
+  if (!parsed.success) throw violation(faultsOf(parsed.error), parsed.error);
+  return parsed.data;
+}
+
+function binary(message: ReceivedMessage): Record<string, unknown> {
+  const read: Record<string, unknown> = {};
+  for (const [header, value] of Object.entries(message.headers)) {
+    const prefix = headerPrefixes.find((known) => header.startsWith(known));
+    if (prefix === undefined) continue;
+    const name = header.slice(prefix.length).toLowerCase();
+    read[name] = wholeNumbers.has(name) && typeof value === "string" ? Number(value) : value;
+  }
+  read["datacontenttype"] ??= (message.contentType ?? "application/json").split(";")[0];
+  read["data"] = message.body.length === 0 ? undefined : jsonOf(message.body);
+  return read;
+}
+
+function jsonOf(body: Buffer): unknown {
+  try {
+    return JSON.parse(body.toString("utf8"));
+  } catch (cause) {
+    throw violation([{ path: "(whole)", message: "not JSON" }], cause);
+  }
+}
+
+function violation(details: { path: string; message: string }[], cause?: unknown): MusterError {
+  return new MusterError("CONTRACT_VIOLATION", "the message is not a valid CloudEvent", { details, cause });
+}
+
+/** What work that a message causes runs with; the message becomes its cause. */
+export function contextOf(envelope: Envelope) {
+  return {
+    correlationId: envelope.correlationid ?? envelope.id.slice(0, 128),
+    causationId: envelope.id,
+    traceparent: envelope.traceparent,
+    tenantId: envelope.tenantid,
+    identity: envelope.identity,
+  };
+}

@@ -1,0 +1,353 @@
+import type {
+  BatchPolicy,
+  PayloadOf,
+  ReplyInputOf,
+  ReportContract,
+  RequestContract,
+} from "@muster/contracts/define";
+import { replyType, type Envelope, type ReplyBody, type WorkContext } from "@muster/contracts/envelope";
+import { commonRequestCodes } from "@muster/contracts/define";
+import { faultsOf, MusterError, type ErrorCode } from "@muster/contracts/errors";
+import type { Principal } from "@muster/contracts/principal";
+import type { Logger } from "@muster/telemetry/logger";
+import { runWith } from "@muster/telemetry/context";
+import type { Consumer, RawDelivery } from "./consume.ts";
+import { unhealthy, type Health } from "./health.ts";
+import { queueLabel, type DeliveryOutcome, type Instruments } from "./instruments.ts";
+import { Lane } from "./lanes.ts";
+import { attributesOf, prepareReply } from "./prepare.ts";
+import { contextOf, readEnvelope } from "./read-envelope.ts";
+import { Condition } from "./waiting.ts";
+
+export type RequestContext = WorkContext & {
+  readonly messageId: string;
+  /** Present where the contract's identity is "caller". */
+  readonly principal?: Principal;
+  /** How long the asker still waits, in milliseconds. */
+  readonly remainingMs: number;
+};
+export type ReportContext = RequestContext & { readonly tenantId: string; readonly agentId: string };
+
+export interface RequestItem<C extends RequestContract> {
+  readonly payload: PayloadOf<C>;
+  readonly context: RequestContext;
+}
+export interface ReportItem<C extends ReportContract> {
+  readonly payload: PayloadOf<C>;
+  readonly context: ReportContext;
+}
+
+/** One handler per contract; a batch contract's handler answers each item, in the order of the items. */
+export type RequestHandlers<R extends Record<string, RequestContract>> = {
+  readonly [K in keyof R]: R[K] extends { readonly batch: BatchPolicy }
+    ? (items: readonly RequestItem<R[K]>[]) => Promise<readonly (ReplyInputOf<R[K]> | MusterError)[]>
+    : (payload: PayloadOf<R[K]>, context: RequestContext) => Promise<ReplyInputOf<R[K]>>;
+};
+export type ReportHandlers<R extends Record<string, ReportContract>> = {
+  readonly [K in keyof R]: (
+    items: readonly ReportItem<R[K]>[],
+  ) => Promise<readonly (ReplyInputOf<R[K]> | MusterError)[]>;
+};
+
+/** A handler whose types have been checked where it was given. */
+type ErasedHandler = (items: readonly ErasedItem[]) => Promise<readonly unknown[]>;
+interface ErasedItem {
+  readonly payload: unknown;
+  readonly context: RequestContext & { readonly agentId?: string };
+}
+interface Job extends ErasedItem {
+  readonly delivery: RawDelivery;
+  readonly envelope: Envelope;
+}
+
+export interface Route {
+  readonly contract: RequestContract | ReportContract;
+  readonly handler: ErasedHandler;
+}
+
+export interface ServerOptions {
+  readonly queue: string;
+  /** `/muster/<service>`, of the replies. */
+  readonly source: string;
+  /** By wire name. */
+  readonly routes: ReadonlyMap<string, Route>;
+  /** Present for reports: tenant and agent, which the broker has authorised in the routing key. */
+  readonly sender?: (
+    delivery: RawDelivery,
+    contract: ReportContract,
+  ) => { tenantId: string; agentId: string };
+  readonly identify: ((token: string | undefined) => Promise<Principal>) | undefined;
+  readonly reply: (to: string, correlationId: string, body: string) => void;
+  readonly logger: Logger;
+  readonly instruments: Instruments;
+  readonly singleConcurrency: number;
+  readonly batchConcurrency: number;
+  readonly drainTimeoutMs: number;
+}
+
+/** Clocks of services differ; a request this late is still handled, its asker has gone at worst. */
+const clockSkewMs = 1_000;
+
+export function requestRoutes(
+  requests: Record<string, RequestContract | ReportContract>,
+  handlers: unknown,
+): Map<string, Route> {
+  const routes = new Map<string, Route>();
+  for (const [key, contract] of Object.entries(requests)) {
+    const handler: unknown = Reflect.get(handlers as object, key);
+    if (typeof handler !== "function") throw new Error(`${contract.name}: no handler under the key ${key}`);
+    const batched = contract.batch !== undefined;
+    routes.set(contract.name, {
+      contract,
+      handler: async (items) =>
+        batched ? handler(items) : [await handler(items[0]?.payload, items[0]?.context)],
+    });
+  }
+  return routes;
+}
+
+/** Answers the requests of one queue: reads, checks, identifies, handles in lanes, replies, then acknowledges. */
+export class RequestServer implements Consumer {
+  readonly queue: string;
+  readonly #options: ServerOptions;
+  readonly #label: string;
+  readonly #lanes = new Map<string, Lane<Job>>();
+  readonly #admitted = new Condition(() => this.#admitting === 0);
+  #admitting = 0;
+  #consumer: { stop(): Promise<void>; close(): Promise<void>; health(): Health } | undefined;
+  #draining = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: ServerOptions) {
+    this.queue = options.queue;
+    this.#options = options;
+    this.#label = queueLabel(options.queue);
+    for (const [name, route] of options.routes) {
+      const { batch } = route.contract;
+      const shape =
+        batch === undefined
+          ? { sizeMax: 1, waitMs: 0, concurrency: options.singleConcurrency }
+          : { ...batch, concurrency: options.batchConcurrency };
+      const onError = (error: unknown): void =>
+        options.logger.error({ err: error, type: name }, "a lane failed");
+      this.#lanes.set(name, new Lane<Job>(shape, (jobs) => this.#work(route, jobs), onError));
+    }
+  }
+
+  attach(consumer: { stop(): Promise<void>; close(): Promise<void>; health(): Health }): void {
+    this.#consumer = consumer;
+  }
+
+  health(): Health {
+    return this.#consumer?.health() ?? unhealthy("not consuming yet");
+  }
+
+  onDelivery(delivery: RawDelivery): void {
+    if (this.#draining) return delivery.nackNotAttempted();
+    this.#admitting += 1;
+    this.#admit(delivery)
+      .catch((error: unknown) => {
+        this.#options.logger.error({ err: error }, "a request could not be admitted");
+        this.#settle(delivery, "dead_lettered");
+      })
+      .finally(() => {
+        this.#admitting -= 1;
+        this.#admitted.poke();
+      });
+  }
+
+  async #admit(delivery: RawDelivery): Promise<void> {
+    const envelope = this.#read(delivery);
+    if (envelope === undefined) return this.#settle(delivery, "dead_lettered");
+    const route = this.#options.routes.get(envelope.type);
+    if (route === undefined) {
+      return this.#answer(delivery, envelope, new MusterError("UNSUPPORTED_MESSAGE"));
+    }
+    const remainingMs = this.#remainingMs(envelope, route);
+    if (remainingMs <= 0) return this.#settle(delivery, "late");
+    try {
+      const context = await this.#contextFor(delivery, envelope, route, remainingMs);
+      const payload = parsedPayload(route.contract, envelope);
+      if (this.#draining) return delivery.nackNotAttempted();
+      this.#lanes.get(envelope.type)?.push({ delivery, envelope, payload, context });
+    } catch (error) {
+      this.#answer(delivery, envelope, error);
+    }
+  }
+
+  #read(delivery: RawDelivery): Envelope | undefined {
+    try {
+      return readEnvelope(delivery);
+    } catch (error) {
+      this.#options.logger.warn({ err: error, message_id: delivery.messageId }, "unreadable request");
+      return undefined;
+    }
+  }
+
+  /** Agents' clocks prove nothing, so a report is never late; its answer is worth what it is worth. */
+  #remainingMs(envelope: Envelope, route: Route): number {
+    const timeoutMs = envelope.timeoutms ?? route.contract.timeoutMs;
+    if (route.contract.kind === "report") return timeoutMs;
+    const leftMs = Date.parse(envelope.time) + timeoutMs - Date.now();
+    if (leftMs <= -clockSkewMs) return 0;
+    return Math.max(1, Math.min(timeoutMs, leftMs));
+  }
+
+  async #contextFor(
+    delivery: RawDelivery,
+    envelope: Envelope,
+    route: Route,
+    remainingMs: number,
+  ): Promise<ErasedItem["context"]> {
+    const base = { ...contextOf(envelope), messageId: envelope.id, remainingMs };
+    const { contract } = route;
+    if (contract.kind === "report") {
+      const sender = this.#options.sender?.(delivery, contract);
+      if (sender === undefined) throw new MusterError("UNSUPPORTED_MESSAGE");
+      return { ...base, ...sender };
+    }
+    if (contract.identity === "none") return base;
+    if (this.#options.identify === undefined) {
+      throw new Error(
+        `${contract.name} needs the caller's identity, but the broker was opened without identify`,
+      );
+    }
+    const principal = await this.#options.identify(envelope.identity);
+    return { ...base, principal, tenantId: principal.tenant_id };
+  }
+
+  async #work(route: Route, jobs: readonly Job[]): Promise<void> {
+    const first = jobs[0];
+    if (first === undefined) return;
+    const outcome = await this.#handle(route, jobs);
+    if (outcome instanceof Outcomes) return this.#answerAll(route, jobs, outcome.list);
+    if (jobs.length === 1) return this.#answer(first.delivery, first.envelope, outcome);
+    // one of them may have spoilt it for all: each alone, once
+    this.#options.logger.warn(
+      { err: outcome, type: route.contract.name, size: jobs.length },
+      "a batch failed",
+    );
+    for (const job of jobs) {
+      const alone = await this.#handle(route, [job]);
+      if (alone instanceof Outcomes) this.#answerAll(route, [job], alone.list);
+      else this.#answer(job.delivery, job.envelope, alone);
+    }
+  }
+
+  async #handle(route: Route, jobs: readonly Job[]): Promise<unknown> {
+    const startedMs = performance.now();
+    const items = jobs.map(({ payload, context }) => ({ payload, context }));
+    try {
+      const call = (): Promise<readonly unknown[]> => route.handler(items);
+      const only = jobs.length === 1 ? jobs[0] : undefined;
+      const list = await (only === undefined ? call() : runWith(only.context, call));
+      if (list.length === jobs.length) return new Outcomes(list);
+      return new Error(`${route.contract.name}: ${list.length} answers to ${jobs.length} items`);
+    } catch (error) {
+      return error ?? new Error("a handler threw nothing");
+    } finally {
+      const seconds = (performance.now() - startedMs) / 1_000;
+      this.#options.instruments.handlerSeconds.observe(
+        { queue: this.#label, type: route.contract.name },
+        seconds,
+      );
+    }
+  }
+
+  #answerAll(route: Route, jobs: readonly Job[], answers: readonly unknown[]): void {
+    jobs.forEach((job, at) => {
+      const answer = answers[at];
+      if (answer instanceof Error) return this.#answer(job.delivery, job.envelope, answer);
+      const parsed = route.contract.reply.safeParse(answer);
+      if (parsed.success) return this.#reply(job.delivery, job.envelope, { ok: true, result: parsed.data });
+      this.#options.logger.error(
+        { faults: faultsOf(parsed.error, "reply"), type: route.contract.name },
+        "bad reply",
+      );
+      this.#answer(job.delivery, job.envelope, new MusterError("CONTRACT_VIOLATION"));
+    });
+  }
+
+  /** An error reply: a MusterError as it is, anything else INTERNAL with the cause in the log only. */
+  #answer(delivery: RawDelivery, envelope: Envelope, error: unknown): void {
+    const known =
+      error instanceof MusterError ? error : new MusterError("INTERNAL", undefined, { cause: error });
+    const log = {
+      err: error,
+      type: envelope.type,
+      message_id: envelope.id,
+      correlation_id: envelope.correlationid,
+    };
+    if (known.code === "INTERNAL") this.#options.logger.error(log, "a request failed");
+    else if (!this.#declared(envelope.type, known.code)) {
+      this.#options.logger.error(log, "answered with a code that the contract does not declare");
+    }
+    this.#reply(delivery, envelope, { ok: false, error: known.toWire() });
+  }
+
+  #declared(type: string, code: ErrorCode): boolean {
+    const contract = this.#options.routes.get(type)?.contract;
+    if (contract === undefined) return true;
+    return contract.codes.includes(code) || commonRequestCodes.some((common) => common === code);
+  }
+
+  #reply(delivery: RawDelivery, envelope: Envelope, body: ReplyBody): void {
+    // only direct reply-to: whoever asks must not choose a queue for us to write into
+    if (delivery.replyTo?.startsWith("amq.rabbitmq.reply-to.") === true && !delivery.settled) {
+      const { source, reply } = this.#options;
+      const attributes = attributesOf(
+        replyType(envelope.type).slice(0, 255),
+        source,
+        contextOf(envelope),
+        undefined,
+      );
+      try {
+        const message = prepareReply(attributes, body);
+        reply(delivery.replyTo, delivery.correlationId ?? envelope.id, message.body);
+      } catch (error) {
+        this.#options.logger.error({ err: error, type: envelope.type }, "a reply could not be made");
+      }
+    }
+    this.#settle(delivery, "acked");
+  }
+
+  #settle(delivery: RawDelivery, outcome: DeliveryOutcome): void {
+    if (delivery.settled) return;
+    this.#options.instruments.deliveries.inc({ queue: this.#label, outcome });
+    if (outcome === "dead_lettered") delivery.reject(false);
+    else delivery.ack();
+  }
+
+  /** Takes no more, gives back what nobody began, lets the rest be answered within the bound. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#draining = true;
+    await this.#consumer?.stop();
+    await this.#admitted.reached(this.#options.drainTimeoutMs);
+    for (const lane of this.#lanes.values()) {
+      for (const job of lane.takeUnstarted()) job.delivery.nackNotAttempted();
+    }
+    await Promise.all([...this.#lanes.values()].map((lane) => lane.idle(this.#options.drainTimeoutMs)));
+    await this.#consumer?.close();
+  }
+}
+
+class Outcomes {
+  readonly list: readonly unknown[];
+  constructor(list: readonly unknown[]) {
+    this.list = list;
+  }
+}
+
+function parsedPayload(contract: RequestContract | ReportContract, envelope: Envelope): unknown {
+  const parsed = contract.payload.safeParse(envelope.data);
+  if (parsed.success) return parsed.data;
+  throw new MusterError("VALIDATION_FAILED", undefined, {
+    details: faultsOf(parsed.error),
+    cause: parsed.error,
+  });
+}
