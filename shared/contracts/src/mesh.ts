@@ -7,6 +7,7 @@ import {
 } from "./agents.ts";
 import { authRequests } from "./auth.ts";
 import { defineSubscription } from "./define.ts";
+import type { Mesh, VmQueuePolicy } from "./topology.ts";
 import {
   agentLost,
   agentRecovered,
@@ -49,3 +50,18 @@ export const mesh = {
   doorbells: { vmCommandDoorbell },
   subscriptions: [vmOpsPresence, vmOpsDeadLetters, reliabilityCommands],
 } as const;
+
+/** The same, as the topology derives from it; how VM queues are kept is each installation's setting. */
+export function meshWith(vmQueues: VmQueuePolicy): Mesh {
+  return {
+    events: Object.values(mesh.events).flatMap((events) => Object.values(events)),
+    requests: mesh.requests,
+    reports: [
+      { service: "vm-ops", queue: vmOpsAgentsQueue, reports: vmOpsReports },
+      { service: "reliability", queue: reliabilityHeartbeatsQueue, reports: reliabilityReports },
+    ],
+    subscriptions: mesh.subscriptions,
+    doorbells: Object.values(mesh.doorbells),
+    vmQueues,
+  };
+}
