@@ -1,0 +1,97 @@
+import { randomBytes } from "node:crypto";
+import { MusterError } from "@muster/contracts/errors";
+import { expect } from "chai";
+import { ApiKeys, expiryMarginMs } from "./api-keys.ts";
+
+const principal = { tenant_id: "acme", subject: "user:u", roles: ["owner" as const], permissions: [] };
+const newKey = () => `mk_abcdefghij_${randomBytes(32).toString("base64url")}`;
+
+function setup(o: { expiresInSeconds?: number; answer?: () => void } = {}) {
+  const state = { nowMs: 1_000_000, asked: [] as { prefix: string; key_sha256: string }[] };
+  const keys = new ApiKeys({
+    async exchange(asked) {
+      state.asked.push(asked);
+      await Promise.resolve();
+      o.answer?.();
+      const token = `token-${state.asked.length}`;
+      return { access_token: token, expires_in_seconds: o.expiresInSeconds ?? 600, principal };
+    },
+    ttlMs: 30_000,
+    refusedTtlMs: 2_000,
+    keysMax: 3,
+    now: () => state.nowMs,
+  });
+  return { keys, state };
+}
+
+async function codeOf(work: () => unknown): Promise<string> {
+  try {
+    await work();
+  } catch (error) {
+    if (error instanceof MusterError) return error.code;
+    throw error;
+  }
+  return "none";
+}
+
+describe("API keys at the gateway", () => {
+  it("are exchanged once for any number of requests at once, and no key is sent", async () => {
+    const { keys, state } = setup();
+    const key = newKey();
+    const all = await Promise.all(Array.from({ length: 50 }, () => keys.tokenFor(key)));
+    expect(new Set(all.map(({ token }) => token))).to.deep.equal(new Set(["token-1"]));
+    expect(state.asked).to.have.length(1);
+    expect(state.asked[0]?.prefix).to.equal("abcdefghij");
+    expect(JSON.stringify(state.asked)).to.not.include(key);
+  });
+
+  it("are asked for again after their time, and a token is never used to its very end", async () => {
+    const { keys, state } = setup({ expiresInSeconds: 20 });
+    const key = newKey();
+    await keys.tokenFor(key);
+    state.nowMs += 20_000 - expiryMarginMs - 1;
+    expect((await keys.tokenFor(key)).token).to.equal("token-1");
+    state.nowMs += 1;
+    expect((await keys.tokenFor(key)).token).to.equal("token-2");
+  });
+
+  it("stay refused for a short while only", async () => {
+    const outcome = { refuse: true };
+    const { keys, state } = setup({
+      answer: () => {
+        if (outcome.refuse) throw new MusterError("INVALID_OR_MISSING_BEARER_TOKEN");
+      },
+    });
+    const key = newKey();
+    for (let i = 0; i < 5; i++) {
+      expect(await codeOf(() => keys.tokenFor(key))).to.equal("INVALID_OR_MISSING_BEARER_TOKEN");
+    }
+    expect(state.asked).to.have.length(1);
+    outcome.refuse = false;
+    state.nowMs += 2_000;
+    expect((await keys.tokenFor(key)).token).to.equal("token-2");
+  });
+
+  it("are not judged while auth is away: 503, asked again at once", async () => {
+    for (const code of ["DEADLINE_EXCEEDED", "DEPENDENCY_UNAVAILABLE", "INTERNAL"] as const) {
+      const { keys, state } = setup({
+        answer: () => {
+          throw new MusterError(code);
+        },
+      });
+      const key = newKey();
+      expect(await codeOf(() => keys.tokenFor(key))).to.equal("DEPENDENCY_UNAVAILABLE");
+      expect(await codeOf(() => keys.tokenFor(key))).to.equal("DEPENDENCY_UNAVAILABLE");
+      expect(state.asked).to.have.length(2);
+    }
+  });
+
+  it("are kept up to a bound", async () => {
+    const { keys, state } = setup();
+    const first = newKey();
+    await keys.tokenFor(first);
+    for (let i = 0; i < 3; i++) await keys.tokenFor(newKey());
+    await keys.tokenFor(first);
+    expect(state.asked).to.have.length(5);
+  });
+});

@@ -1,0 +1,101 @@
+import { createHash } from "node:crypto";
+import { MusterError } from "@muster/contracts/errors";
+import type { Principal } from "@muster/contracts/principal";
+import { Lru } from "./lru.ts";
+
+export interface Exchanged {
+  readonly token: string;
+  readonly principal: Principal;
+  readonly expiresAtMs: number;
+}
+
+export interface ApiKeysOptions {
+  /** Asks auth; throws MusterError. */
+  readonly exchange: (asked: { prefix: string; key_sha256: string }) => Promise<{
+    access_token: string;
+    expires_in_seconds: number;
+    principal: Principal;
+  }>;
+  /** How long an answer is used at most. */
+  readonly ttlMs: number;
+  /** How long a refusal is used. */
+  readonly refusedTtlMs: number;
+  readonly keysMax: number;
+  /** Milliseconds since 1970. */
+  readonly now: () => number;
+}
+
+/** A token is passed on only while it has this much left: it must arrive, and may wait in a queue. */
+export const expiryMarginMs = 15_000;
+
+/** API keys to access tokens. Keeps hashes of keys only; a key that many requests bring is asked for once. */
+export class ApiKeys {
+  readonly #o: ApiKeysOptions;
+  readonly #known: Lru<{ exchanged: Exchanged; freshUntilMs: number }>;
+  readonly #refused: Lru<{ error: MusterError; untilMs: number }>;
+  readonly #flights = new Map<string, Promise<Exchanged>>();
+
+  constructor(o: ApiKeysOptions) {
+    this.#o = o;
+    this.#known = new Lru(o.keysMax);
+    this.#refused = new Lru(o.keysMax);
+  }
+
+  /** Throws INVALID_OR_MISSING_BEARER_TOKEN, or DEPENDENCY_UNAVAILABLE when auth does not answer. */
+  tokenFor(apiKey: string): Exchanged | Promise<Exchanged> {
+    const hash = createHash("sha256").update(apiKey).digest("hex");
+    const nowMs = this.#o.now();
+    const known = this.#known.get(hash);
+    if (known !== undefined && known.freshUntilMs > nowMs) return known.exchanged;
+    const refused = this.#refused.get(hash);
+    if (refused !== undefined && refused.untilMs > nowMs) throw refused.error;
+    const flight = this.#flights.get(hash) ?? this.#ask(apiKey, hash);
+    this.#flights.set(hash, flight);
+    return flight;
+  }
+
+  async #ask(apiKey: string, hash: string): Promise<Exchanged> {
+    try {
+      const askedAtMs = this.#o.now();
+      const prefix = apiKey.split("_", 2)[1] ?? "";
+      const answer = await this.#o.exchange({ prefix, key_sha256: hash });
+      const expiresAtMs = askedAtMs + answer.expires_in_seconds * 1_000;
+      const exchanged = {
+        token: answer.access_token,
+        principal: Object.freeze(answer.principal),
+        expiresAtMs,
+      };
+      const freshUntilMs = Math.min(askedAtMs + this.#o.ttlMs, expiresAtMs - expiryMarginMs);
+      this.#known.set(hash, { exchanged, freshUntilMs });
+      this.#refused.delete(hash);
+      return exchanged;
+    } catch (error) {
+      this.#known.delete(hash);
+      throw this.#kept(hash, error);
+    } finally {
+      this.#flights.delete(hash);
+    }
+  }
+
+  #kept(hash: string, error: unknown): unknown {
+    if (!(error instanceof MusterError) || error.code !== "INVALID_OR_MISSING_BEARER_TOKEN") {
+      return authUnavailable(error);
+    }
+    this.#refused.set(hash, { error, untilMs: this.#o.now() + this.#o.refusedTtlMs });
+    return error;
+  }
+}
+
+/** That auth cannot be asked says nothing about the key: never 401. */
+export function authUnavailable(cause: unknown): MusterError {
+  if (cause instanceof MusterError && (cause.code === "BACKPRESSURE" || cause.code === "DRAINING"))
+    return cause;
+  return new MusterError(
+    "DEPENDENCY_UNAVAILABLE",
+    "Who you are cannot be checked now; retry after the time given.",
+    {
+      retryAfterMs: 1_000,
+      cause,
+    },
+  );
+}
