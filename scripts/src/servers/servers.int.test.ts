@@ -8,19 +8,13 @@ import { createInterface } from "node:readline";
 import { probeDatabase } from "@muster/database/probe";
 import { expect } from "chai";
 import { z } from "zod";
-import { parseAmqpUrl, probeAmqp } from "../src/servers/amqp-probe.ts";
-import { defaultRoots, findPostgres } from "../src/servers/binaries.ts";
-import { removeServerData, startServers } from "../src/servers/servers.ts";
-import type { Servers } from "../src/servers/servers.ts";
-import { isPortOpen, portHolder } from "../src/system/ports.ts";
-import {
-  allProcesses,
-  commandLineOf,
-  identityOf,
-  processesWith,
-  signal,
-} from "../src/system/process-table.ts";
-import { pollUntil, waitGone } from "../src/system/wait.ts";
+import { parseAmqpUrl, probeAmqp } from "./amqp-probe.ts";
+import { defaultRoots, findPostgres } from "./binaries.ts";
+import { removeServerData, startServers } from "./servers.ts";
+import type { Servers } from "./servers.ts";
+import { isPortOpen, portHolder } from "../system/ports.ts";
+import { allProcesses, commandLineOf, identityOf, processesWith, signal } from "../system/process-table.ts";
+import { pollUntil, waitGone } from "../system/wait.ts";
 
 interface Setup extends AsyncDisposable {
   readonly folder: string;

@@ -1,4 +1,4 @@
-import { startServers } from "../src/servers/servers.ts";
+import { startServers } from "./servers.ts";
 
 // A process of its own that holds a pair of servers until it is killed: `node hold-servers.js FOLDER`.
 const folder = process.argv[2];
