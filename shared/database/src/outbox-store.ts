@@ -1,0 +1,113 @@
+import type { PreparedMessage } from "@muster/contracts/message";
+import type { Arrival } from "./outbox-memory.ts";
+import type { Tx } from "./transaction.ts";
+
+/** A count of the table stops here; more than this reads as this. */
+export const outboxDepthMax = 10_000;
+
+interface ClaimedRow {
+  readonly id: number;
+  readonly message_id: string;
+  readonly type: string;
+  readonly exchange: string;
+  readonly routing_key: string;
+  readonly ordering_key: string | null;
+  readonly tenant_id: string | null;
+  readonly body: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly attempts: number;
+  readonly after: number | null;
+}
+
+/**
+ * Leases the oldest due rows to this process. A row that another relay is leasing at this moment is passed over;
+ * should it be the predecessor of one that is claimed, `after` says so, and that one is not published.
+ */
+export async function claimOutbox(tx: Tx, limit: number, leaseMs: number): Promise<Arrival[]> {
+  const rows = await tx.query<ClaimedRow>(
+    `WITH due AS (
+       SELECT id FROM outbox WHERE next_attempt_at <= clock_timestamp() ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+     ), claimed AS (
+       UPDATE outbox o SET next_attempt_at = clock_timestamp() + $2 * interval '1 millisecond'
+       FROM due WHERE o.id = due.id RETURNING o.*
+     )
+     SELECT c.id, c.message_id, c.type, c.exchange, c.routing_key, c.ordering_key, c.tenant_id, c.body, c.headers,
+       c.attempts,
+       (SELECT max(e.id) FROM outbox e WHERE e.ordering_key = c.ordering_key AND e.id < c.id) AS after
+     FROM claimed c ORDER BY c.id`,
+    [limit, leaseMs],
+    { name: "muster_outbox_claim" },
+  );
+  return rows.map((row) => ({
+    id: row.id,
+    message: messageOf(row),
+    after: row.after,
+    attempts: row.attempts,
+  }));
+}
+
+function messageOf(row: ClaimedRow): PreparedMessage {
+  return {
+    id: row.message_id,
+    type: row.type,
+    exchange: row.exchange,
+    routingKey: row.routing_key,
+    orderingKey: row.ordering_key,
+    tenantId: row.tenant_id,
+    body: row.body,
+    headers: row.headers,
+  };
+}
+
+export async function measureOutbox(tx: Tx): Promise<{ depth: number; oldestAgeMs: number }> {
+  const [row] = await tx.query<{ depth: number; oldest_ms: number | null }>(
+    `SELECT (SELECT count(*) FROM (SELECT id FROM outbox LIMIT ${outboxDepthMax}) o) AS depth,
+       (SELECT extract(epoch FROM clock_timestamp() - created_at)::float8 * 1000
+          FROM outbox ORDER BY id LIMIT 1) AS oldest_ms`,
+    [],
+    { name: "muster_outbox_measure" },
+  );
+  return { depth: row?.depth ?? 0, oldestAgeMs: Math.max(0, row?.oldest_ms ?? 0) };
+}
+
+export async function deleteOutbox(tx: Tx, ids: readonly number[]): Promise<void> {
+  await tx.query("DELETE FROM outbox WHERE id = ANY ($1::bigint[])", [ids], { name: "muster_outbox_delete" });
+}
+
+export async function presentOutbox(tx: Tx, ids: readonly number[]): Promise<Set<number>> {
+  const rows = await tx.query<{ id: number }>("SELECT id FROM outbox WHERE id = ANY ($1::bigint[])", [ids], {
+    name: "muster_outbox_present",
+  });
+  return new Set(rows.map((row) => row.id));
+}
+
+export interface FailedPublish {
+  readonly id: number;
+  readonly attempts: number;
+  readonly verdict: string;
+  readonly retryAfterMs: number;
+}
+
+/** Writes down what became of publishes that go back to the table, and when any relay may try again. */
+export async function postponeOutbox(tx: Tx, failed: readonly FailedPublish[]): Promise<void> {
+  await tx.query(
+    `UPDATE outbox o SET attempts = f.attempts, last_verdict = f.verdict,
+       next_attempt_at = clock_timestamp() + f.retry_ms * interval '1 millisecond'
+     FROM unnest($1::bigint[], $2::int[], $3::text[], $4::float8[]) AS f(id, attempts, verdict, retry_ms)
+     WHERE o.id = f.id`,
+    [
+      failed.map((f) => f.id),
+      failed.map((f) => f.attempts),
+      failed.map((f) => f.verdict.slice(0, 500)),
+      failed.map((f) => f.retryAfterMs),
+    ],
+    { name: "muster_outbox_postpone" },
+  );
+}
+
+/** Gives leased rows back at once. */
+export async function releaseOutbox(tx: Tx, ids: readonly number[]): Promise<void> {
+  await tx.query("UPDATE outbox SET next_attempt_at = clock_timestamp() WHERE id = ANY ($1::bigint[])", [
+    ids,
+  ]);
+}
