@@ -37,6 +37,8 @@ export interface Running {
   readonly outcome: Promise<Outcome>;
   /** Asks the work to end: TERM, grace, KILL where there are processes. Idempotent; the outcome says what came of it. */
   stop(): void;
+  /** Follows it no longer, and leaves it running: the outcome then never settles. */
+  leave(): void;
   readonly output: OutputSource | undefined;
 }
 
@@ -52,7 +54,7 @@ export interface Driver {
   readonly actions: readonly ActionName[];
   /** What `reattach` will need besides the handle; journaled before `start`. No secrets, at most 4 KiB. */
   note(work: Work): Readonly<Record<string, string>>;
-  /** Throws `StartRefused` when nothing was started. */
+  /** Throws `StartRefused` when nothing was started, `AlreadyStarted` when the handle was used before. */
   start(work: Work): Promise<Running>;
   reattach(handle: string, action: ActionName, note: Readonly<Record<string, string>>): Promise<Reattached>;
   /** Output of a run that has ended, for as long as it is kept. */

@@ -284,14 +284,25 @@ export class Journal {
     return z.object({ n: z.number() }).parse(row).n;
   }
 
-  /** Attempts that still want something done, oldest first. */
+  /** Attempts that still want something done, oldest first; without their outcomes, which may be large. */
   open(): AttemptRow[] {
     const rows = this.#statement(
-      `SELECT * FROM attempts
+      `SELECT command_id, attempt, state, vm_uuid, epoch, lane, action, correlation_id, nonce, token, driver, note,
+              NULL AS outcome, output_done, starts, crashes
+       FROM attempts
        WHERE (state NOT IN ('acked', 'forgotten', 'orphaned') OR output_done = 0) AND state <> 'forgotten'
        ORDER BY received_seq`,
     ).all();
     return rows.map((row) => attemptRow.parse(row));
+  }
+
+  /** Attempts without an acknowledged result, oldest first. */
+  unsettled(limit: number): { command_id: string; attempt: number }[] {
+    const rows = this.#statement(
+      `SELECT command_id, attempt FROM attempts
+       WHERE state NOT IN ('acked', 'forgotten', 'orphaned') ORDER BY received_seq LIMIT ?`,
+    ).all(limit);
+    return z.array(z.object({ command_id: z.string(), attempt: z.number() })).parse(rows);
   }
 
   unacknowledgedResults(): number {

@@ -21,7 +21,12 @@ export class EchoDriver implements Driver {
   start(work: Work): Promise<Running> {
     const result = { ...emptyResult, exit_code: 0, run_ms: 0, data: { echo: work.action } };
     const outcome: Outcome = { outcome: "succeeded", reason: "completed", effect: "none", result };
-    return Promise.resolve({ outcome: Promise.resolve(outcome), stop: () => undefined, output: undefined });
+    return Promise.resolve({
+      outcome: Promise.resolve(outcome),
+      stop: () => undefined,
+      leave: () => undefined,
+      output: undefined,
+    });
   }
 
   reattach(): Promise<Reattached> {

@@ -139,7 +139,7 @@ function done(data: Record<string, unknown>): Outcome {
 /** Work that is over in a moment, inside the agent: there is nothing to stop. */
 function atOnce(work: Promise<Outcome>): Running {
   const outcome = work.catch((error: unknown) => failed("start_failed", "unknown", String(error)));
-  return { outcome, stop: () => undefined, output: undefined };
+  return { outcome, stop: () => undefined, leave: () => undefined, output: undefined };
 }
 
 function parsed<T>(schema: z.ZodType<T>, work: Work): T {

@@ -3,6 +3,7 @@ import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
+import { AlreadyStarted } from "../already-started.ts";
 import { captureLimits, CaptureReader } from "./capture.ts";
 import { lostOutcome, outcomeOf } from "./outcome.ts";
 import { bootId, findByArgument, isAlive, processesOf, signal } from "./procfs.ts";
@@ -15,11 +16,6 @@ const nodeFlags = ["--max-old-space-size=32", "--max-semi-space-size=1", "--v8-p
 const pollMs = 250;
 const stopRoundMs = 100;
 const killRoundsMax = 50;
-
-/** The handle has a run folder already: it was started, or its start was fenced off, before. */
-export class AlreadyStarted extends Error {
-  override readonly name = "AlreadyStarted";
-}
 
 const totals = z.object({
   bytes_total: z.number(),
@@ -83,6 +79,7 @@ function settledRun(outcome: Outcome, folder: string): Running {
   return {
     outcome: Promise.resolve(outcome),
     stop: () => undefined,
+    leave: () => undefined,
     output: outputOf(folder, () => true),
   };
 }
@@ -107,10 +104,12 @@ function firstWord(child: ChildProcess, spec: string): Promise<string> {
 function follow(folder: string, handle: string, graceMs: number, ended?: Promise<void>): Running {
   let finished = false;
   let asked = false;
+  let left = false;
   const run = async (): Promise<Outcome> => {
     const record = await readRecord(join(folder, files.supervisor), supervisorRecord);
     if (ended !== undefined) await ended;
-    else while (record !== undefined && isAlive(record.pid, record.startTime)) await pause(pollMs);
+    else while (!left && record !== undefined && isAlive(record.pid, record.startTime)) await pause(pollMs);
+    if (left) return new Promise(() => undefined);
     const exit = await readRecord<Exit>(join(folder, files.exit), exitRecord);
     const outcome = exit === undefined ? await loseRun(handle, graceMs) : outcomeOf(exit, asked);
     finished = true;
@@ -122,6 +121,9 @@ function follow(folder: string, handle: string, graceMs: number, ended?: Promise
       if (asked || finished) return;
       asked = true;
       void askToStop(folder);
+    },
+    leave: () => {
+      left = true;
     },
     output: outputOf(folder, () => finished),
   };

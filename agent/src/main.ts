@@ -1,0 +1,48 @@
+import { openBroker } from "@muster/broker/broker";
+import { startService } from "@muster/service/start";
+import { openAgent } from "./agent.ts";
+import { openDrivers } from "./drivers/registry.ts";
+import { openHome } from "./journal/home.ts";
+import { openJournalOrIdle } from "./journal/idle.ts";
+import { settings } from "./settings.ts";
+import { amqpTransport } from "./transport/amqp.ts";
+
+/** As in sysexits.h, EX_TEMPFAIL: a newer session took over; whoever restarts this process should wait. */
+const supersededExitCode = 75;
+const flushMs = 3_000;
+const otherwiseMs = 2 * flushMs + 2_000;
+
+await startService({ name: "agent", settings, env: process.env, argv: process.argv }, async (service) => {
+  const { config, logger, metrics, version } = service;
+  const home = service.own("home", openHome(config.MUSTER_AGENT_HOME));
+  const journal = openJournalOrIdle(home.path, service);
+  if (journal === undefined) return;
+  const drivers = await openDrivers(config.MUSTER_AGENT_DRIVERS, {
+    home: home.path,
+    stopGraceMs: config.MUSTER_AGENT_KILL_GRACE_MS,
+  });
+  const { MUSTER_AMQP_URL: url, MUSTER_AGENT_ID: agentId, MUSTER_TENANT_ID: tenantId } = config;
+  // For as long as it takes: a broker that is away ends no agent.
+  const openTimeoutMs = Number.MAX_SAFE_INTEGER;
+  const broker = service.own(
+    "broker",
+    await openBroker({ url, name: `agent ${agentId}`, logger, metrics, openTimeoutMs }),
+    (opened) => opened.health(),
+  );
+  const transport = service.own("transport", amqpTransport({ broker, tenantId, agentId, logger, metrics }));
+  const agent = await openAgent({
+    ...{ version, journal, drivers, transport, logger, metrics, flushMs },
+    vmUuids: config.MUSTER_AGENT_VMS,
+    stopGraceMs: Math.max(
+      0,
+      Math.min(config.MUSTER_AGENT_STOP_GRACE_MS, config.MUSTER_DRAIN_TIMEOUT_MS - otherwiseMs),
+    ),
+    onSuperseded: () => {
+      void agent
+        .close()
+        .then(() => journal.close())
+        .finally(() => process.exit(supersededExitCode));
+    },
+  });
+  service.own("agent", agent, (opened) => opened.health());
+});
