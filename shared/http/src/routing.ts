@@ -1,0 +1,181 @@
+import { MusterError, faultsOf } from "@muster/contracts/errors";
+import { hasRole } from "@muster/contracts/principal";
+import type { Principal, Role } from "@muster/contracts/principal";
+import type { Route } from "@muster/contracts/route";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { parse as parseQuery } from "node:querystring";
+import { z } from "zod";
+import { readJsonBody } from "./body.ts";
+import type { Authenticate, Authenticated, RouteHandler } from "./handler.ts";
+import { acceptsEventStream, bearerOf, headerOf, idempotencyKeyOf } from "./headers.ts";
+import type { RequestThread } from "./headers.ts";
+import type { HttpLimits } from "./limits.ts";
+import { sendSuccess } from "./reply.ts";
+import { OpenSseStream } from "./sse.ts";
+
+/** What the server keeps about the streams of all routes. */
+export interface Streams {
+  readonly open: Set<OpenSseStream>;
+}
+
+export interface CompiledRoute {
+  readonly route: Route;
+  answer(
+    request: IncomingMessage,
+    response: ServerResponse,
+    params: unknown,
+    thread: RequestThread,
+  ): Promise<void>;
+}
+
+const queryKeysMax = 100;
+const nothing = z.strictObject({});
+
+/** Everything about a route that can be settled before the first request. */
+export function compileRoute<R extends Route>(
+  route: R,
+  handler: RouteHandler<R>,
+  o: { authenticate: Authenticate; limits: HttpLimits; streams: Streams },
+): CompiledRoute {
+  const paramsSchema = route.params;
+  const querySchema: z.ZodObject = route.query ?? nothing;
+  const listKeys = new Set(Object.keys(querySchema.shape).filter((key) => isList(querySchema.shape[key])));
+  // The generic handler is called with values that the route's own schemas have made.
+  const call = handler as unknown as (
+    request: object,
+  ) => Promise<Parameters<typeof sendSuccess>[1] | undefined>;
+
+  return {
+    route,
+    async answer(request, response, rawParams, thread) {
+      const gone = new AbortController();
+      response.once("close", () => gone.abort());
+      const bearer = bearerOf(request);
+      const who = await authenticated(route, o.authenticate, { bearer, thread, signal: gone.signal });
+      const params = paramsSchema === undefined ? {} : checked(paramsSchema, rawParams, "params");
+      const query = checked(querySchema, queryOf(request, listKeys), "query");
+      const idempotencyKey = route.idempotencyKey ? idempotencyKeyOf(request) : undefined;
+      const body =
+        route.body === undefined
+          ? undefined
+          : checked(route.body, await readJsonBody(request, route.bodyBytesMax), "body");
+      const context = { ...thread.context, tenantId: who?.principal.tenant_id, identity: who?.token };
+      let stream: OpenSseStream | undefined;
+      const sse = () => {
+        if (route.stream === undefined || !acceptsEventStream(request)) return undefined;
+        return (stream ??= openStream(request, response, o));
+      };
+      const deadline = new Deadline(o.limits.handlerTimeoutMs, () => stream === undefined);
+      const signal = AbortSignal.any([gone.signal, deadline.signal]);
+      const given = {
+        principal: who?.principal,
+        token: who?.token,
+        bearer,
+        params,
+        query,
+        body,
+        idempotencyKey,
+        requestId: thread.requestId,
+        context,
+        signal,
+        sse,
+      };
+      try {
+        const reply = await deadline.race(call(given));
+        if (stream !== undefined) return;
+        if (reply === undefined) throw new Error(`the handler of ${route.path} returned nothing`);
+        sendSuccess(response, { ...reply, status: reply.status ?? route.status });
+      } finally {
+        deadline.clear();
+        stream?.end("done");
+      }
+    },
+  };
+}
+
+async function authenticated(
+  route: Route,
+  authenticate: Authenticate,
+  o: { bearer: string | undefined; thread: RequestThread; signal: AbortSignal },
+): Promise<Authenticated | undefined> {
+  if (route.access === "public") return undefined;
+  const who = await authenticate({ bearer: o.bearer, route, context: o.thread.context, signal: o.signal });
+  if (route.access !== "any") refuseRole(who.principal, route.access);
+  return who;
+}
+
+function refuseRole(principal: Principal, needed: Role): void {
+  if (hasRole(principal, needed)) return;
+  const fault = { path: "principal.roles", message: `role ${needed} is needed` };
+  throw new MusterError("FORBIDDEN", undefined, { details: [fault] });
+}
+
+function checked<S extends z.ZodType>(schema: S, value: unknown, root: string): z.output<S> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new MusterError("VALIDATION_FAILED", undefined, {
+    details: faultsOf(parsed.error, root),
+    cause: undefined,
+  });
+}
+
+function queryOf(request: IncomingMessage, listKeys: ReadonlySet<string>): Record<string, unknown> {
+  const url = request.url ?? "";
+  const at = url.indexOf("?");
+  if (at < 0) return {};
+  const parsed: Record<string, unknown> = parseQuery(url.slice(at + 1), "&", "=", { maxKeys: queryKeysMax });
+  for (const key of listKeys) if (typeof parsed[key] === "string") parsed[key] = [parsed[key]];
+  return parsed;
+}
+
+function isList(schema: z.core.$ZodType | undefined): boolean {
+  if (schema instanceof z.ZodOptional || schema instanceof z.ZodDefault) return isList(schema.def.innerType);
+  return schema instanceof z.ZodArray;
+}
+
+function openStream(
+  request: IncomingMessage,
+  response: ServerResponse,
+  o: { limits: HttpLimits; streams: Streams },
+): OpenSseStream {
+  if (o.streams.open.size >= o.limits.streamsMax) {
+    throw new MusterError("BACKPRESSURE", "Too many streams are open; retry after the time given.");
+  }
+  const stream = new OpenSseStream(response, headerOf(request, "last-event-id"), {
+    keepAliveMs: o.limits.streamKeepAliveMs,
+    stallMs: o.limits.streamStallMs,
+  });
+  o.streams.open.add(stream);
+  stream.signal.addEventListener("abort", () => o.streams.open.delete(stream), { once: true });
+  return stream;
+}
+
+/** A handler's time; streams have none. */
+class Deadline {
+  readonly #over = new AbortController();
+  readonly #timer: NodeJS.Timeout;
+  #expire: ((error: MusterError) => void) | undefined;
+
+  constructor(timeoutMs: number, applies: () => boolean) {
+    this.#timer = setTimeout(() => {
+      if (!applies()) return;
+      this.#over.abort();
+      this.#expire?.(new MusterError("DEADLINE_EXCEEDED"));
+    }, timeoutMs);
+  }
+
+  get signal(): AbortSignal {
+    return this.#over.signal;
+  }
+
+  race<T>(work: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.#expire = reject;
+      work.then(resolve, reject);
+    });
+  }
+
+  clear(): void {
+    clearTimeout(this.#timer);
+  }
+}

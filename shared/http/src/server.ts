@@ -1,0 +1,188 @@
+import { MusterError } from "@muster/contracts/errors";
+import type { Route } from "@muster/contracts/route";
+import type { Logger } from "@muster/telemetry/logger";
+import type { Metrics } from "@muster/telemetry/metrics";
+import express from "express";
+import type { NextFunction, Request, Response } from "express";
+import { createServer } from "node:http";
+import type { Server } from "node:http";
+import type { AddressInfo, Socket } from "node:net";
+import { docsHtml, docsPolicy } from "./docs.ts";
+import type { Authenticate, Handlers, RouteHandler } from "./handler.ts";
+import { httpLimits } from "./limits.ts";
+import type { HttpLimits } from "./limits.ts";
+import { Front } from "./front.ts";
+import { errorBody, sendText } from "./reply.ts";
+import { compileRoute } from "./routing.ts";
+import type { CompiledRoute, Streams } from "./routing.ts";
+
+export interface HttpServerOptions<Rs extends Readonly<Record<string, Route>>> {
+  readonly host: string;
+  /** 0 takes a free one. */
+  readonly port: number;
+  readonly routes: Rs;
+  readonly handlers: Handlers<Rs>;
+  readonly authenticate: Authenticate;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  /** Served at /api/v1/openapi.json and rendered at /docs. */
+  readonly openapi: Readonly<Record<string, unknown>>;
+  /** Other public pages by path, outside the API's conventions: well-known URIs. */
+  readonly documents?: Readonly<Record<string, () => Promise<PublicDocument>>>;
+  readonly limits?: Partial<HttpLimits>;
+}
+
+export interface PublicDocument {
+  readonly type: string;
+  readonly text: string;
+  readonly cacheControl: string;
+}
+
+export interface HttpServer {
+  readonly url: string;
+  health(): { ok: boolean; reason?: string; detail?: unknown };
+  /** Stops accepting, ends streams with a hint to reconnect, waits for what is in flight. Idempotent. */
+  close(): Promise<void>;
+}
+
+export async function openHttpServer<Rs extends Readonly<Record<string, Route>>>(
+  o: HttpServerOptions<Rs>,
+): Promise<HttpServer> {
+  const limits: HttpLimits = { ...httpLimits, ...o.limits };
+  const streams: Streams = { open: new Set() };
+  const front = new Front({ logger: o.logger, metrics: o.metrics, limits, streams });
+  const server = createServer(
+    {
+      maxHeaderSize: limits.headersBytesMax,
+      headersTimeout: limits.headersTimeoutMs,
+      requestTimeout: limits.requestTimeoutMs,
+      connectionsCheckingInterval: limits.connectionsCheckMs,
+      keepAliveTimeout: limits.keepAliveTimeoutMs,
+    },
+    application(o, front, limits, streams),
+  );
+  server.maxConnections = limits.connectionsMax;
+  server.on("clientError", answerBrokenRequest);
+  await listening(server, o.host, o.port);
+  const address = server.address() as AddressInfo;
+  const host = address.family === "IPv6" ? `[${address.address}]` : address.address;
+  let closing: Promise<void> | undefined;
+  return {
+    url: `http://${host}:${address.port}`,
+    health: () =>
+      server.listening
+        ? { ok: true, detail: { in_flight: front.inFlight, streams: streams.open.size } }
+        : { ok: false, reason: "not listening" },
+    close: () => (closing ??= drain(server, front, streams)),
+  };
+}
+
+function application<Rs extends Readonly<Record<string, Route>>>(
+  o: HttpServerOptions<Rs>,
+  front: Front,
+  limits: HttpLimits,
+  streams: Streams,
+): express.Express {
+  const app = express();
+  app.disable("x-powered-by").disable("etag").set("query parser", false);
+  app.enable("case sensitive routing").enable("strict routing");
+  app.use((request, response, next) => front.enter(request, response, next));
+
+  const byPath = new Map<string, Map<string, CompiledRoute>>();
+  for (const [key, route] of Object.entries(o.routes) as [keyof Rs & string, Route][]) {
+    const handler = o.handlers[key] as unknown as RouteHandler<Route>;
+    const methods = byPath.get(route.path) ?? new Map<string, CompiledRoute>();
+    if (methods.has(route.method)) throw new Error(`two routes declare ${route.method} ${route.path}`);
+    methods.set(
+      route.method,
+      compileRoute(route, handler, { authenticate: o.authenticate, limits, streams }),
+    );
+    byPath.set(route.path, methods);
+  }
+  const fixed = {
+    "/api/v1/openapi.json": { type: "application/json; charset=utf-8", text: JSON.stringify(o.openapi) },
+    "/docs": { type: "text/html; charset=utf-8", text: docsHtml(o.openapi), policy: docsPolicy },
+  };
+  for (const [path, page] of Object.entries(fixed)) {
+    byPath.delete(path);
+    app.all(path, (request: Request, response: Response) => {
+      front.matched(response, path);
+      if (request.method !== "GET" && request.method !== "HEAD")
+        return front.refuseMethod(request, response, ["GET"]);
+      if ("policy" in page) response.setHeader("content-security-policy", page.policy);
+      response.setHeader("cache-control", "public, max-age=60");
+      sendText(response, 200, page.type, page.text);
+    });
+  }
+  for (const [path, document] of Object.entries(o.documents ?? {})) {
+    app.all(path, (request: Request, response: Response) => {
+      front.matched(response, path);
+      if (request.method !== "GET" && request.method !== "HEAD")
+        return front.refuseMethod(request, response, ["GET"]);
+      return front.run(response, async () => {
+        const { type, text, cacheControl } = await document();
+        response.setHeader("cache-control", cacheControl);
+        sendText(response, 200, type, text);
+      });
+    });
+  }
+  // Fixed segments before parameters, so that /vms/summary is never read as a VM's id.
+  const paths = [...byPath.entries()].sort(([a], [b]) => (sortKey(a) < sortKey(b) ? -1 : 1));
+  for (const [path, methods] of paths) {
+    app.all(path.replaceAll(/\{([^}]+)\}/g, ":$1"), (request: Request, response: Response) => {
+      front.matched(response, path);
+      const compiled = methods.get(request.method === "HEAD" ? "GET" : request.method);
+      if (compiled === undefined) return front.refuseMethod(request, response, [...methods.keys()]);
+      return front.run(response, (thread) => compiled.answer(request, response, request.params, thread));
+    });
+  }
+  app.use((_request: Request, response: Response) =>
+    front.fail(response, new MusterError("ROUTE_NOT_FOUND")),
+  );
+  app.use((error: unknown, _request: Request, response: Response, _next: NextFunction) =>
+    front.fail(response, error),
+  );
+  return app;
+}
+
+function sortKey(path: string): string {
+  return path.replaceAll("{", "~");
+}
+
+function listening(server: Server, host: string, port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(port, host, () => {
+      server.off("error", reject);
+      resolve();
+    });
+  });
+}
+
+async function drain(server: Server, front: Front, streams: Streams): Promise<void> {
+  front.draining = true;
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  for (const stream of streams.open) stream.end("draining");
+  // A connection that becomes idle only now would keep the server open until its keep-alive ends.
+  const sweep = setInterval(() => server.closeIdleConnections(), 100);
+  await closed;
+  clearInterval(sweep);
+}
+
+/** What Node's parser refuses never becomes a request: bad syntax, headers too large or too slow. */
+function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (!socket.writable || error.code === "ECONNRESET") {
+    socket.destroy();
+    return;
+  }
+  const [status, what] =
+    error.code === "HPE_HEADER_OVERFLOW"
+      ? ["431 Request Header Fields Too Large", "the headers are too large"]
+      : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? ["408 Request Timeout", "the request did not arrive in time"]
+        : ["400 Bad Request", "this is not HTTP/1.1"];
+  const details = [{ path: "request", message: what }];
+  const body = errorBody(new MusterError("VALIDATION_FAILED", undefined, { details }));
+  const head = `HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8`;
+  socket.end(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+}
