@@ -1,0 +1,63 @@
+import { openLogger } from "@muster/telemetry/logger";
+import { migrate } from "./migrate.ts";
+
+const exitUsage = 64;
+const exitConfig = 78;
+
+/**
+ * The body of a service's `src/migrate.ts`. Answers the exit code: 0 done, 1 failed, 64 wrong arguments, 78 wrong
+ * settings. The service's own URL says which login role to create, and its password.
+ */
+export async function runMigrateCli(o: {
+  service: string;
+  schema: string;
+  directory: string;
+  env: Readonly<Record<string, string | undefined>>;
+  argv: readonly string[];
+}): Promise<number> {
+  const help = `Brings the schema ${o.schema} of ${o.service} up to date. Safe to run at any time, by any number at once.
+
+  MUSTER_ADMIN_DATABASE_URL  a role that may create schemas and roles
+  MUSTER_DATABASE_URL        the service's own; its role is created and given this password
+`;
+  if (o.argv.includes("--help")) {
+    process.stdout.write(help);
+    return 0;
+  }
+  if (o.argv.length > 0) {
+    process.stderr.write(`unknown argument ${o.argv[0]}\n${help}`);
+    return exitUsage;
+  }
+  const adminUrl = databaseUrl(o.env["MUSTER_ADMIN_DATABASE_URL"]);
+  const serviceUrl = databaseUrl(o.env["MUSTER_DATABASE_URL"]);
+  if (adminUrl === undefined || serviceUrl === undefined || serviceUrl.password === "") {
+    process.stderr.write(`both settings must be like postgres://role:password@host:5432/database\n${help}`);
+    return exitConfig;
+  }
+  if (adminUrl.host !== serviceUrl.host || adminUrl.pathname !== serviceUrl.pathname) {
+    process.stderr.write("both settings must name the same server and database\n");
+    return exitConfig;
+  }
+  const logger = openLogger({ service: `${o.service}-migrate`, level: "info" });
+  try {
+    const { applied } = await migrate({
+      adminUrl: adminUrl.href,
+      schema: o.schema,
+      role: decodeURIComponent(serviceUrl.username),
+      password: decodeURIComponent(serviceUrl.password),
+      directory: o.directory,
+      logger,
+    });
+    process.stdout.write(applied.length === 0 ? "up to date\n" : `applied ${applied.join(", ")}\n`);
+    return 0;
+  } catch (error) {
+    logger.error({ err: error }, "migration failed");
+    return 1;
+  }
+}
+
+function databaseUrl(text: string | undefined): URL | undefined {
+  if (text === undefined || !URL.canParse(text)) return undefined;
+  const url = new URL(text);
+  return (url.protocol === "postgres:" || url.protocol === "postgresql:") && url.username !== "" ? url : undefined;
+}
