@@ -1,0 +1,21 @@
+/** Repeats `check` until it neither throws nor answers undefined or false; rejects with its last word at `timeoutMs`. */
+export async function eventually<T>(check: () => T | Promise<T>, timeoutMs = 10_000): Promise<T> {
+  const untilMs = performance.now() + timeoutMs;
+  let pauseMs = 5;
+  for (;;) {
+    let last: unknown;
+    try {
+      const answer = await check();
+      if (answer !== undefined && answer !== false) return answer;
+      last = new Error(`still ${String(answer)}`);
+    } catch (error) {
+      last = error;
+    }
+    if (performance.now() + pauseMs > untilMs) {
+      const words = last instanceof Error ? last.message : String(last);
+      throw new Error(`not within ${timeoutMs} ms: ${words}`, { cause: last });
+    }
+    await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    pauseMs = Math.min(100, pauseMs * 2);
+  }
+}
