@@ -1,0 +1,88 @@
+import { z } from "zod";
+
+const timeoutMs = 10_000;
+
+export const exchangeRow = z.object({ type: z.string(), durable: z.boolean() });
+export const queueRow = z.object({
+  durable: z.boolean(),
+  arguments: z.record(z.string(), z.unknown()),
+  policy: z.string().nullish(),
+});
+export const bindingRows = z.array(
+  z.object({ destination: z.string(), destination_type: z.string(), routing_key: z.string() }),
+);
+export const policyRows = z.array(
+  z.object({
+    name: z.string(),
+    pattern: z.string(),
+    "apply-to": z.string(),
+    priority: z.number(),
+    definition: z.record(z.string(), z.unknown()),
+  }),
+);
+
+/** RabbitMQ's management HTTP API, for what AMQP cannot ask or set: policies, bindings, arguments. */
+export class Management {
+  readonly #origin: string;
+  readonly #authorization: string;
+  readonly #vhost: string;
+
+  /** `url` carries user and password; `amqpUrl` says which vhost. */
+  constructor(url: string, amqpUrl: string) {
+    const { origin, pathname, username, password } = new URL(url);
+    this.#origin = `${origin}${pathname.replace(/\/$/, "")}`;
+    const user = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+    this.#authorization = `Basic ${Buffer.from(user).toString("base64")}`;
+    const path = new URL(amqpUrl).pathname.slice(1);
+    this.#vhost = encodeURIComponent(path === "" ? "/" : decodeURIComponent(path));
+  }
+
+  /** What there is of `kind` (and name and below), or undefined where there is none. */
+  async get<S extends z.ZodType>(
+    schema: S,
+    kind: string,
+    ...below: string[]
+  ): Promise<z.output<S> | undefined> {
+    const path = this.#path(kind, below);
+    const response = await this.#fetch("GET", path);
+    if (response.status === 404) return undefined;
+    const parsed = schema.safeParse(await this.#json(response, path));
+    if (parsed.success) return parsed.data;
+    throw new Error(`the management API answered ${path} in an unknown shape`, { cause: parsed.error });
+  }
+
+  async put(kind: string, name: string, body: unknown): Promise<void> {
+    const path = this.#path(kind, [name]);
+    await this.#json(await this.#fetch("PUT", path, body), path);
+  }
+
+  #path(kind: string, below: readonly string[]): string {
+    return `/api/${kind}/${this.#vhost}${below.map((part) => `/${encodeURIComponent(part)}`).join("")}`;
+  }
+
+  async #fetch(method: string, path: string, body?: unknown): Promise<Response> {
+    try {
+      return await fetch(`${this.#origin}${path}`, {
+        method,
+        headers: { authorization: this.#authorization, "content-type": "application/json" },
+        signal: AbortSignal.timeout(timeoutMs),
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      });
+    } catch (cause) {
+      throw new Error(`the management API at ${this.#origin} does not answer; is its plugin enabled?`, {
+        cause,
+      });
+    }
+  }
+
+  async #json(response: Response, path: string): Promise<unknown> {
+    const text = await response.text();
+    if (response.status === 401 || response.status === 403) {
+      throw new Error(
+        `the management API refuses ${path}; its user needs the tag administrator or policymaker`,
+      );
+    }
+    if (!response.ok) throw new Error(`the management API answered ${path} with ${response.status}: ${text}`);
+    return text === "" ? undefined : (JSON.parse(text) as unknown);
+  }
+}
