@@ -1,0 +1,30 @@
+import { amqpUrl, databaseUrl } from "@muster/service/known-settings";
+import { duration, integer, setting } from "@muster/service/settings";
+import { z } from "zod";
+
+export const settings = {
+  MUSTER_AMQP_URL: amqpUrl,
+  MUSTER_DATABASE_URL: databaseUrl,
+  MUSTER_AUTH_POOL_MAX: integer({ help: "Database connections", min: 1, max: 100, default: 5 }),
+  MUSTER_AUTH_STATEMENT_TIMEOUT_MS: duration({
+    help: "How long one statement may take",
+    min: 100,
+    max: 60_000,
+    default: 5_000,
+  }),
+  MUSTER_AUTH_TOKEN_TTL_SECONDS: integer({
+    help: "Life of an access token",
+    unit: "s",
+    min: 60,
+    max: 3_600,
+    default: 600,
+  }),
+  MUSTER_AUTH_KEY_ENCRYPTION_KEY: setting({
+    schema: z
+      .string()
+      .regex(/^[A-Za-z0-9+/]{43}=$/, "must be 32 bytes in base64, as `openssl rand -base64 32` prints them")
+      .transform((text) => Buffer.from(text, "base64")),
+    help: "Seals the private signing keys in the database; the same for every replica",
+    secret: true,
+  }),
+};

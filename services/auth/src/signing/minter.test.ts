@@ -1,0 +1,67 @@
+import { generateKeyPairSync } from "node:crypto";
+import type { Principal } from "@muster/contracts/principal";
+import { openVerifier } from "@muster/identity/verify";
+import { createMetrics } from "@muster/telemetry/metrics";
+import { openLogger } from "@muster/telemetry/logger";
+import { expect } from "chai";
+import { decodeJwt, decodeProtectedHeader } from "jose";
+import { Minter } from "./minter.ts";
+
+const principal: Principal = {
+  tenant_id: "acme",
+  subject: "user:u",
+  roles: ["admin"],
+  permissions: ["secrets.read"],
+};
+
+function setup() {
+  const { publicKey, privateKey } = generateKeyPairSync("ed25519");
+  const clock = { nowMs: 1_700_000_000_000 };
+  const minter = new Minter({
+    key: { kid: "k1", alg: "EdDSA", privateKey },
+    ttlSeconds: 600,
+    keptMax: 2,
+    now: () => clock.nowMs,
+  });
+  const { crv = "", x = "" } = publicKey.export({ format: "jwk" });
+  const jwk = { kty: "OKP", crv, x, kid: "k1", alg: "EdDSA", use: "sig" };
+  const verifier = openVerifier({
+    fetchKeys: () => Promise.resolve({ keys: [jwk] }),
+    mode: "enforced",
+    shadowTenantId: "shadow-tenant",
+    metrics: createMetrics({ service: "test" }),
+    logger: openLogger({ service: "test", level: "silent" }),
+    now: () => clock.nowMs,
+  });
+  return { minter, clock, verifier };
+}
+
+describe("access tokens", () => {
+  it("carry every claim of RFC 9068 that verifiers need, and verify", async () => {
+    const { minter, verifier } = setup();
+    const { token, expiresInSeconds } = await minter.mint("key", principal, null);
+    expect(expiresInSeconds).to.equal(600);
+    expect(decodeProtectedHeader(token)).to.deep.equal({ alg: "EdDSA", kid: "k1", typ: "at+jwt" });
+    expect(decodeJwt(token)).to.include.keys("iss", "aud", "sub", "exp", "iat", "nbf", "jti", "tenant_id");
+    expect(await verifier.verify(token)).to.deep.equal(principal);
+  });
+
+  it("are given again while half their life is left, and made anew for another grant", async () => {
+    const { minter, clock } = setup();
+    const first = await minter.mint("key", principal, null);
+    clock.nowMs += 300_000;
+    const again = await minter.mint("key", principal, null);
+    expect(again).to.deep.equal({ token: first.token, expiresInSeconds: 300 });
+    clock.nowMs += 1_000;
+    const fresh = await minter.mint("key", principal, null);
+    expect(fresh.expiresInSeconds).to.equal(600);
+    const demoted = await minter.mint("key", { ...principal, roles: ["member"] }, null);
+    expect(decodeJwt(demoted.token)["roles"]).to.deep.equal(["member"]);
+  });
+
+  it("never outlive what they were exchanged for", async () => {
+    const { minter, clock } = setup();
+    const { expiresInSeconds } = await minter.mint("key", principal, new Date(clock.nowMs + 90_500));
+    expect(expiresInSeconds).to.equal(90);
+  });
+});

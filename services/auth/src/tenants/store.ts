@@ -1,0 +1,47 @@
+import type { Database, Tx } from "@muster/database/database";
+import { DataTypes } from "sequelize";
+import type { Model, ModelStatic } from "sequelize";
+import { z } from "zod";
+
+export interface TenantStore {
+  /** False when it existed. */
+  addTenant(tx: Tx, tenantId: string): Promise<boolean>;
+  addUser(
+    tx: Tx,
+    user: { id: string; tenantId: string; email: string; roles: readonly string[] },
+  ): Promise<boolean>;
+  findUser(tx: Tx, tenantId: string, email: string): Promise<{ id: string } | undefined>;
+}
+
+export function tenantStore(database: Database): TenantStore {
+  const principals: ModelStatic<Model> = database.sequelize.define("principals", {
+    id: { type: DataTypes.UUID, primaryKey: true },
+    tenant_id: DataTypes.TEXT,
+    email: DataTypes.TEXT,
+  });
+
+  return {
+    async addTenant(tx, tenantId) {
+      const text = "INSERT INTO tenants (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING tenant_id";
+      return (await tx.query(text, [tenantId])).length > 0;
+    },
+
+    async addUser(tx, user) {
+      const rows = await tx.query(
+        `INSERT INTO principals (id, tenant_id, kind, email, name, roles) VALUES ($1, $2, 'user', $3, $3, $4)
+         ON CONFLICT DO NOTHING RETURNING id`,
+        [user.id, user.tenantId, user.email, user.roles],
+      );
+      return rows.length > 0;
+    },
+
+    async findUser(tx, tenantId, email) {
+      const found = await principals.findOne({
+        where: { tenant_id: tenantId, email },
+        attributes: ["id"],
+        transaction: tx.sequelize,
+      });
+      return found === null ? undefined : z.object({ id: z.string() }).parse(found.get());
+    },
+  };
+}
