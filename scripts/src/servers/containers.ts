@@ -10,7 +10,6 @@ import type { Server } from "./server.ts";
 export interface ContainerOptions {
   readonly folder: string;
   readonly marker: string;
-  readonly composeFile: string;
   readonly passwords: { readonly broker: string; readonly database: string };
   readonly env: NodeJS.ProcessEnv;
   readonly signal?: AbortSignal | undefined;
@@ -24,6 +23,7 @@ const stateSchema = z.object({
   prometheus: portSchema,
   postgres: portSchema,
 });
+const composeFile = join(import.meta.dirname, "..", "..", "..", "..", "docker-compose.yml");
 const startTimeoutMs = 600_000;
 
 /** A client alone proves nothing: the engine and the compose plugin must answer. */
@@ -63,7 +63,7 @@ export async function openContainers(o: ContainerOptions): Promise<Containers> {
   };
   const logFile = join(o.folder, "logs", "containers.log");
   const compose = async (signal: AbortSignal | undefined, ...args: string[]): Promise<void> => {
-    const fixed = ["compose", "-p", `muster-${o.marker}`, "-f", o.composeFile];
+    const fixed = ["compose", "-p", `muster-${o.marker}`, "-f", composeFile];
     await mustRun("docker", [...fixed, ...args], { env, logFile, timeoutMs: startTimeoutMs, signal });
   };
   const server = (service: string, url: string, held: readonly number[]): Server => ({
@@ -87,4 +87,19 @@ export async function openContainers(o: ContainerOptions): Promise<Containers> {
     },
     database: server("postgres", postgresUrl, [ports.postgres]),
   };
+}
+
+/** Removes the containers of a folder, with their data when asked to; nothing happens where none were made. */
+export async function removeContainers(o: {
+  folder: string;
+  marker: string;
+  env: NodeJS.ProcessEnv;
+  volumes: boolean;
+}): Promise<void> {
+  if (readJson(join(o.folder, "containers.json"), stateSchema) === undefined) return;
+  if (!(await hasContainerEngine(o.env))) return;
+  const env = { ...o.env, MUSTER_BROKER_PASSWORD: "unused", MUSTER_DATABASE_PASSWORD: "unused" };
+  const fixed = ["compose", "-p", `muster-${o.marker}`, "-f", composeFile, "down"];
+  const args = o.volumes ? [...fixed, "--volumes"] : fixed;
+  await mustRun("docker", args, { env, timeoutMs: startTimeoutMs });
 }

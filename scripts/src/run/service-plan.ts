@@ -1,0 +1,104 @@
+import { markerVariable } from "../system/process-table.ts";
+import type { Secrets } from "../servers/secrets.ts";
+import type { Servers } from "../servers/servers.ts";
+import { logFileOf, programOf, schemas, serviceNames } from "./folder.ts";
+import type { RunFolder, ServiceName, StoringService } from "./folder.ts";
+import { roleUrl, tenantId } from "./preparation.ts";
+import type { Machine } from "./preparation.ts";
+
+export const internalNames = [...serviceNames, "agent"] as const;
+export type InternalName = (typeof internalNames)[number];
+export type InternalPorts = Readonly<Record<InternalName, number>>;
+
+export interface ProcessPlan {
+  readonly name: string;
+  readonly program: string;
+  readonly env: NodeJS.ProcessEnv;
+  readonly logFile: string;
+  readonly internalUrl: string;
+}
+
+export interface PlanOptions {
+  readonly folder: RunFolder;
+  readonly marker: string;
+  readonly servers: Servers;
+  readonly secrets: Secrets;
+  readonly ports: InternalPorts;
+  readonly gatewayPort: number;
+  readonly env: NodeJS.ProcessEnv;
+}
+
+const ofTheCallerAlone =
+  /^(AMQP_URL|DATABASE_URL|MUSTER_TEST_.*|MUSTER_INTERNAL_PORT|MUSTER_ADMIN_DATABASE_URL)$/;
+
+/** What a service gets of the caller's environment: all but the addresses that we choose ourselves. */
+export function inheritedEnvironment(env: NodeJS.ProcessEnv, marker: string): NodeJS.ProcessEnv {
+  const kept = Object.entries(env).filter(
+    ([name]) => !ofTheCallerAlone.test(name) || name === "MUSTER_TEST_RUN",
+  );
+  return { ...Object.fromEntries(kept), [markerVariable]: marker };
+}
+
+function isStoring(name: ServiceName): name is StoringService {
+  return name in schemas;
+}
+
+function internalOf(port: number): { env: NodeJS.ProcessEnv; internalUrl: string } {
+  return {
+    env: { MUSTER_INTERNAL_HOST: "127.0.0.1", MUSTER_INTERNAL_PORT: String(port) },
+    internalUrl: `http://127.0.0.1:${port}`,
+  };
+}
+
+export function planService(name: ServiceName, o: PlanOptions): ProcessPlan {
+  const internal = internalOf(o.ports[name]);
+  const env: NodeJS.ProcessEnv = {
+    ...o.env,
+    ...internal.env,
+    MUSTER_AMQP_URL: o.servers.amqpUrl,
+    MUSTER_MANAGEMENT_URL: o.servers.managementUrl,
+  };
+  if (isStoring(name)) env["MUSTER_DATABASE_URL"] = roleUrl(o.servers.databaseUrl, name, o.secrets);
+  if (name === "gateway") {
+    env["MUSTER_GATEWAY_HOST"] = gatewayHost(o.env);
+    env["MUSTER_GATEWAY_PORT"] = String(o.gatewayPort);
+  }
+  return {
+    name,
+    program: programOf(`services/${name}`, "main"),
+    env,
+    logFile: logFileOf(o.folder, name),
+    internalUrl: internal.internalUrl,
+  };
+}
+
+export function gatewayHost(env: NodeJS.ProcessEnv): string {
+  return env["MUSTER_GATEWAY_HOST"] || "127.0.0.1";
+}
+
+/** The agent logs in as a user that can do no more than an agent must. */
+export function planAgent(
+  machine: Machine,
+  login: { user: string; password: string },
+  o: PlanOptions,
+): ProcessPlan {
+  const internal = internalOf(o.ports.agent);
+  const amqpUrl = new URL(o.servers.amqpUrl);
+  amqpUrl.username = login.user;
+  amqpUrl.password = login.password;
+  return {
+    name: "agent",
+    program: programOf("agent", "main"),
+    env: {
+      ...o.env,
+      ...internal.env,
+      MUSTER_AMQP_URL: amqpUrl.toString(),
+      MUSTER_TENANT_ID: tenantId,
+      MUSTER_AGENT_ID: machine.agent_id,
+      MUSTER_AGENT_VMS: machine.vm_uuid,
+      MUSTER_AGENT_HOME: o.folder.agentHome,
+    },
+    logFile: logFileOf(o.folder, "agent"),
+    internalUrl: internal.internalUrl,
+  };
+}

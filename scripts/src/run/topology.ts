@@ -1,0 +1,41 @@
+import { applyTopology } from "@muster/broker/topology-apply";
+import { meshWith } from "@muster/contracts/mesh";
+import { topologyOf } from "@muster/contracts/topology";
+import type { Topology } from "@muster/contracts/topology";
+import { pollUntil } from "../system/wait.ts";
+
+const attemptsMs = 30_000;
+
+const lengthMax = 10_000;
+const requeuesDefault = 2;
+
+/** What this environment declares: how VM queues are kept, and the delivery limit that mirrors the limit of requeues. */
+export function declaredTopology(env: NodeJS.ProcessEnv): Topology {
+  const requeues = env["MUSTER_VMOPS_DISPATCH_MAX_REQUEUES"] ?? "";
+  const type = env["MUSTER_VM_QUEUE_TYPE"] === "classic" ? "classic" : "quorum";
+  const deliveryLimit = /^[0-9]{1,6}$/.test(requeues) ? Number(requeues) : requeuesDefault;
+  return topologyOf(meshWith({ type, deliveryLimit, lengthMax }));
+}
+
+/** Makes the declared exchanges, queues, bindings and policies exist. A broker that has just started may need a moment. */
+export async function declareTopology(
+  target: { readonly amqpUrl: string; readonly managementUrl: string },
+  env: NodeJS.ProcessEnv,
+  signal: AbortSignal,
+): Promise<void> {
+  let fault: unknown;
+  const applied = await pollUntil(
+    async () => {
+      try {
+        await applyTopology(declaredTopology(env), target);
+        return true;
+      } catch (error) {
+        fault = error;
+        if (error instanceof Error && error.message.startsWith("the topology cannot be applied")) throw error;
+        return false;
+      }
+    },
+    { timeoutMs: attemptsMs, intervalMs: 500, signal },
+  );
+  if (applied !== true) throw fault;
+}
