@@ -42,7 +42,8 @@ export async function checkIsolation(
     for (const checked of schemas) {
       faults.push(...(await roleFaults(client, checked)));
       const tables = await tablesOf(client, checked.schema);
-      if (tables.length === 0) faults.push({ table: checked.schema, fault: "has no tables; migrate it first" });
+      if (tables.length === 0)
+        faults.push({ table: checked.schema, fault: "has no tables; migrate it first" });
       for (const table of tables) {
         const say = (fault: string) => faults.push({ table: `${checked.schema}.${table.name}`, fault });
         for (const fault of declaredFaults(table, checked)) say(fault);
@@ -76,7 +77,8 @@ async function roleFaults(client: pg.Client, checked: CheckedSchema): Promise<Is
      WHERE c.relnamespace = $1::regnamespace AND r.rolname = ANY ($2)`,
     [checked.schema, names],
   );
-  for (const { name } of owned) faults.push({ table: `${checked.schema}.${name}`, fault: "is owned by a service role" });
+  for (const { name } of owned)
+    faults.push({ table: `${checked.schema}.${name}`, fault: "is owned by a service role" });
   return faults;
 }
 
@@ -113,7 +115,9 @@ function declaredFaults(table: TableFacts, checked: CheckedSchema): string[] {
       worked = worked || policy.name === "system_work";
       continue;
     }
-    const byTenant = [policy.using, policy.check].every((text) => /tenant_id = ANY .*muster_tenants\(\)/s.test(text));
+    const byTenant = [policy.using, policy.check].every((text) =>
+      /tenant_id = ANY .*muster_tenants\(\)/s.test(text),
+    );
     if (onlyFor === checked.role && byTenant) isolated = true;
     else faults.push(`policy ${policy.name} lets ${policy.roles.join(", ")} past the tenant`);
   }

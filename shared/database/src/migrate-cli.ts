@@ -59,5 +59,7 @@ export async function runMigrateCli(o: {
 function databaseUrl(text: string | undefined): URL | undefined {
   if (text === undefined || !URL.canParse(text)) return undefined;
   const url = new URL(text);
-  return (url.protocol === "postgres:" || url.protocol === "postgresql:") && url.username !== "" ? url : undefined;
+  return (url.protocol === "postgres:" || url.protocol === "postgresql:") && url.username !== ""
+    ? url
+    : undefined;
 }

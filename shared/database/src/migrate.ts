@@ -78,9 +78,11 @@ async function readMigrations(directory: string, prefix: string): Promise<Migrat
   const numbers = new Set<string>();
   const files: MigrationFile[] = [];
   for (const name of names) {
-    if (!fileShape.test(name)) throw new MigrationFault(`${join(directory, name)}: name it like 0001_add_things.sql`);
+    if (!fileShape.test(name))
+      throw new MigrationFault(`${join(directory, name)}: name it like 0001_add_things.sql`);
     const number = name.slice(0, 4);
-    if (numbers.has(number)) throw new MigrationFault(`${join(directory, name)}: the number ${number} is taken`);
+    if (numbers.has(number))
+      throw new MigrationFault(`${join(directory, name)}: the number ${number} is taken`);
     numbers.add(number);
     const text = await readFile(join(directory, name), "utf8");
     files.push({ name: prefix + name, text, sha256: createHash("sha256").update(text).digest("hex") });
@@ -100,11 +102,15 @@ async function ensureRecord(client: pg.Client, schema: string, role: string): Pr
 }
 
 async function applyAll(client: pg.Client, files: readonly MigrationFile[]): Promise<string[]> {
-  const { rows } = await client.query<{ name: string; sha256: string }>("SELECT name, sha256 FROM migrations");
+  const { rows } = await client.query<{ name: string; sha256: string }>(
+    "SELECT name, sha256 FROM migrations",
+  );
   refuseChanged(files, rows);
   const storage: UmzugStorage<pg.Client> = {
     executed: async ({ context }) => {
-      const result = await context.query<{ name: string }>("SELECT name FROM migrations ORDER BY applied_at, name");
+      const result = await context.query<{ name: string }>(
+        "SELECT name FROM migrations ORDER BY applied_at, name",
+      );
       return result.rows.map((row) => row.name);
     },
     // The record is written by the migration's own transaction.
@@ -135,10 +141,14 @@ function refuseChanged(
       continue;
     }
     if (before !== file.sha256) {
-      throw new MigrationFault(`${file.name} was changed after it was applied; restore it and add a new file`);
+      throw new MigrationFault(
+        `${file.name} was changed after it was applied; restore it and add a new file`,
+      );
     }
     if (missing !== undefined) {
-      throw new MigrationFault(`${missing} comes before ${file.name}, which is applied; give it a higher number`);
+      throw new MigrationFault(
+        `${missing} comes before ${file.name}, which is applied; give it a higher number`,
+      );
     }
   }
 }

@@ -1,0 +1,255 @@
+import { MusterError } from "@muster/contracts/errors";
+import { uuidv7 } from "@muster/contracts/ids";
+import { eventually } from "@muster/testing/eventually";
+import { expect } from "chai";
+import { DataTypes } from "sequelize";
+import type { Database, Tx } from "../src/database.ts";
+import { CommitUnknownError, violatedConstraint } from "../src/faults.ts";
+import { message, setup, type Setup } from "./things.ts";
+
+const caught = (promise: Promise<unknown>): Promise<unknown> => promise.then(() => undefined, (error: unknown) => error); // prettier-ignore
+
+const pidOf = async (tx: Tx): Promise<number> =>
+  (await tx.query<{ pid: number }>("SELECT pg_backend_pid() AS pid"))[0]?.pid ?? 0;
+
+const insert = "INSERT INTO things (id, tenant_id, label) VALUES ($1, 'acme', $2)";
+
+describe("a transaction", () => {
+  let kit: Setup;
+  before(async () => (kit = await setup()));
+  after(() => kit.destroy());
+
+  async function labelled(label: string): Promise<number> {
+    const rows = await kit.admin.query<{ n: string }>("SELECT count(*) AS n FROM things WHERE label = $1", [
+      label,
+    ]);
+    return Number(rows[0]?.n);
+  }
+
+  const defineThing = (database: Database) =>
+    database.sequelize.define("things", {
+      id: { type: DataTypes.UUID, primaryKey: true },
+      tenant_id: DataTypes.TEXT,
+      label: DataTypes.TEXT,
+      amount: DataTypes.BIGINT,
+    });
+
+  for (const count of [1, 3, 4, 50]) {
+    it(`keeps or loses model, SQL and ${count} outbox rows together`, async () => {
+      const database = await kit.open();
+      const things = defineThing(database);
+      const messages = Array.from({ length: count }, () => message({ orderingKey: "one" }));
+      const label = uuidv7();
+      const work = async (tx: Tx, fail: boolean) => {
+        await things.create({ id: uuidv7(), tenant_id: "acme", label }, { transaction: tx.sequelize });
+        await tx.query(insert, [uuidv7(), label]);
+        tx.publish(...messages);
+        expect(await things.count({ where: { label }, transaction: tx.sequelize })).to.equal(2);
+        if (fail) throw new Error("changed my mind");
+      };
+      const error = await caught(database.transaction({ tenants: ["acme"] }, (tx) => work(tx, true)));
+      expect(error).to.have.property("message", "changed my mind");
+      expect(await labelled(label)).to.equal(0);
+      expect(await kit.outboxIds()).to.deep.equal([]);
+      await database.transaction({ tenants: ["acme"] }, (tx) => work(tx, false));
+      expect(await labelled(label)).to.equal(2);
+      expect(await kit.outboxIds()).to.deep.equal(messages.map((one) => one.id));
+      const [row] = await kit.admin.query<{ body: string; headers: unknown }>("SELECT body, headers FROM outbox LIMIT 1"); // prettier-ignore
+      expect(row?.body).to.equal(messages[0]?.body);
+      expect(row?.headers).to.deep.equal(messages[0]?.headers);
+      await kit.admin.run("DELETE FROM outbox");
+    });
+  }
+
+  it("loses its writes when an outbox row is refused", async () => {
+    const database = await kit.open();
+    const label = uuidv7();
+    const twice = message();
+    for (const extra of [0, 10]) {
+      const error = await caught(
+        database.transaction({ tenants: ["acme"] }, async (tx) => {
+          await tx.query(insert, [uuidv7(), label]);
+          tx.publish(twice, twice, ...Array.from({ length: extra }, () => message()));
+        }),
+      );
+      expect(violatedConstraint(error)).to.equal("outbox_message_id_key");
+    }
+    expect(await labelled(label)).to.equal(0);
+  });
+
+  it("does not pass off a commit that became a rollback as done", async () => {
+    const database = await kit.open();
+    const label = uuidv7();
+    for (const publish of [false, true]) {
+      const error = await caught(
+        database.transaction({ tenants: ["acme"] }, async (tx) => {
+          await tx.query(insert, [uuidv7(), label]);
+          await caught(tx.query("SELECT 1 / 0"));
+          if (publish) tx.publish(message());
+        }),
+      );
+      expect(error).to.be.instanceOf(Error);
+      expect(await labelled(label)).to.equal(0);
+    }
+  });
+
+  it("answers a killed connection with DEPENDENCY_UNAVAILABLE, keeps nothing, and the pool recovers", async () => {
+    const database = await kit.open({ poolMax: 1 });
+    const label = uuidv7();
+    const error = await caught(
+      database.transaction({ tenants: ["acme"] }, async (tx) => {
+        await tx.query(insert, [uuidv7(), label]);
+        await kit.admin.query("SELECT pg_terminate_backend($1)", [await pidOf(tx)]);
+        await tx.query(insert, [uuidv7(), label]);
+      }),
+    );
+    expect(error).to.be.instanceOf(MusterError).and.not.instanceOf(CommitUnknownError);
+    expect(error).to.include({ code: "DEPENDENCY_UNAVAILABLE" }).and.have.property("cause");
+    expect(database.health().ok).to.equal(false);
+    await database.transaction({ tenants: ["acme"] }, (tx) => tx.query(insert, [uuidv7(), label]));
+    expect(await labelled(label)).to.equal(1);
+    expect(database.health().ok).to.equal(true);
+  });
+
+  it("gets over connections that died while they lay idle", async () => {
+    const database = await kit.open({ poolMax: 3 });
+    await Promise.all(
+      [1, 2, 3].map(() => database.transaction("system", (tx) => tx.query("SELECT pg_sleep(0.02)"))),
+    );
+    await kit.admin.query(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'things'",
+    );
+    await Promise.all([1, 2, 3, 4].map(() => database.transaction("system", (tx) => tx.query("SELECT 1"))));
+  });
+
+  for (const publish of [0, 1, 10]) {
+    it(`says that the outcome is unknown when cut off during the commit of ${publish} messages, and does not run again`, async () => {
+      const database = await kit.open();
+      let runs = 0;
+      let pid = 0;
+      const cut = caught(
+        database.transaction("system", async (tx) => {
+          runs++;
+          pid = await pidOf(tx);
+          await tx.query("INSERT INTO slow_commits VALUES (30)");
+          for (let i = 0; i < publish; i++) tx.publish(message());
+        }),
+      );
+      await eventually(async () => {
+        const rows = await kit.admin.query(
+          "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep'",
+          [pid],
+        );
+        return rows.length === 1;
+      });
+      const error = await cut;
+      expect(error).to.be.instanceOf(CommitUnknownError);
+      expect(error).to.have.property("code", "DEADLINE_EXCEEDED");
+      expect(runs).to.equal(1);
+    });
+  }
+
+  it("counts a statement that runs into its limit as the database's failure, and keeps the connection", async () => {
+    const database = await kit.open({ statementTimeoutMs: 100, poolMax: 1 });
+    const before = await database.transaction("system", pidOf);
+    const error = await caught(database.transaction("system", (tx) => tx.query("SELECT pg_sleep(5)")));
+    expect(error).to.include({ code: "DEPENDENCY_UNAVAILABLE" });
+    expect(await database.transaction("system", pidOf)).to.equal(before);
+  });
+
+  it("runs both of two deadlocked transactions to their end", async () => {
+    const database = await kit.open();
+    const ids = [uuidv7(), uuidv7()];
+    await database.transaction("system", async (tx) => {
+      for (const id of ids) await tx.query(insert, [id, "deadlock"]);
+    });
+    let runs = 0;
+    const touch = (order: readonly string[]) =>
+      database.transaction("system", async (tx) => {
+        runs++;
+        for (const id of order) {
+          await tx.query("UPDATE things SET amount = amount + 1 WHERE id = $1", [id]);
+          await tx.query("SELECT pg_sleep(0.1)");
+        }
+      });
+    await Promise.all([touch(ids), touch([...ids].reverse())]);
+    expect(runs).to.be.greaterThan(2);
+    const rows = await kit.admin.query<{ amount: string }>(
+      "SELECT amount FROM things WHERE label = 'deadlock'",
+    );
+    expect(rows.map((row) => Number(row.amount))).to.deep.equal([2, 2]);
+  });
+
+  it("gives up on a collision that never ends, after a bounded number of runs", async () => {
+    const database = await kit.open();
+    let runs = 0;
+    const error = await caught(
+      database.transaction("system", async (tx) => {
+        runs++;
+        await tx.query("DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$");
+      }),
+    );
+    expect(error).to.include({ code: "DEPENDENCY_UNAVAILABLE" });
+    expect(runs).to.equal(5);
+  });
+
+  it("answers BACKPRESSURE when no connection comes free in time, and when too many wait", async () => {
+    const database = await kit.open({ poolMax: 1, acquireTimeoutMs: 100, waitingMax: 2 });
+    const sleepers = [1, 2, 3, 4].map(() =>
+      caught(database.transaction("system", (tx) => tx.query("SELECT pg_sleep(0.5)"))),
+    );
+    const codes = (await Promise.all(sleepers)).map((error) =>
+      error instanceof MusterError ? error.code : "ok",
+    );
+    expect(codes).to.deep.equal(["ok", "BACKPRESSURE", "BACKPRESSURE", "BACKPRESSURE"]);
+  });
+
+  it("takes several statements at once, in their order, and none after its end", async () => {
+    const database = await kit.open();
+    let kept: Tx | undefined;
+    const rows = await database.transaction("system", (tx) => {
+      kept = tx;
+      return Promise.all([1, 2, 3].map((n) => tx.query<{ n: number }>("SELECT $1::int8 AS n", [n])));
+    });
+    expect(rows.flat().map((row) => row.n)).to.deep.equal([1, 2, 3]);
+    expect(await caught(kept?.query("SELECT 1") ?? Promise.resolve())).to.be.instanceOf(Error);
+    expect(() => kept?.publish(message())).to.throw("has ended");
+  });
+
+  it("reads bigints as exact numbers, and refuses one that no number holds", async () => {
+    const database = await kit.open();
+    await database.transaction("system", async (tx) => {
+      const rows = await tx.query(
+        "SELECT 9007199254740991 AS big, ARRAY[1, 2]::int8[] AS list, 1.10::numeric AS money",
+      );
+      expect(rows).to.deep.equal([{ big: Number.MAX_SAFE_INTEGER, list: [1, 2], money: "1.10" }]);
+    });
+    const error = await caught(
+      database.transaction("system", (tx) => tx.query("SELECT 9007199254740992 AS big")),
+    );
+    expect(error).to.be.instanceOf(RangeError);
+    await database.transaction("system", (tx) => tx.query("SELECT 1"));
+  });
+
+  it("is refused once its database closes, which waits for those that run", async () => {
+    const database = await kit.open();
+    const label = uuidv7();
+    const running = database.transaction({ tenants: ["acme"] }, async (tx) => {
+      await tx.query("SELECT pg_sleep(0.2)");
+      await tx.query(insert, [uuidv7(), label]);
+    });
+    const closed = database.close();
+    expect(await caught(database.transaction("system", (tx) => tx.query("SELECT 1")))).to.include({
+      code: "DRAINING",
+    });
+    await closed;
+    await running;
+    await database.close();
+    expect(await labelled(label)).to.equal(1);
+  });
+
+  it("cannot start without its database, and says so", async () => {
+    const error = await caught(kit.open({ url: "postgres://things:x@127.0.0.1:1/none" }));
+    expect(error).to.include({ code: "DEPENDENCY_UNAVAILABLE" }).and.have.property("cause");
+  });
+});
