@@ -48,6 +48,8 @@ CREATE TABLE agent_sessions (
   tenant_id text NOT NULL,
   agent_id uuid NOT NULL,
   generation integer NOT NULL CHECK (generation >= 1),
+  -- The newest generation that an agent has shown to know: a session behind it is a clone or an old snapshot.
+  used_generation integer NOT NULL DEFAULT 0,
   session_id uuid NOT NULL,
   boot_id text NOT NULL,
   journal_id uuid NOT NULL,

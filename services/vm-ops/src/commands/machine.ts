@@ -168,6 +168,9 @@ const stop = (reason: Reason): Move => ({
 });
 const unheard = (to: CommandState, reason: Reason): Move => ({ to, reason, effect: "carried" });
 
+/** Nobody has claimed it, so a cancel takes effect at once. */
+const dropped: Move = { ...unheard("cancelled", "cancelled_before_start"), desired: "cancel" };
+
 export const machine: Readonly<Record<MachineEvent, Row>> = {
   accepted: atBirth({ to: "queued", reason: "accepted", effect: "carried" }),
   approval_required: atBirth({ to: "awaiting_approval", reason: "approval_needed", effect: "carried" }),
@@ -219,9 +222,9 @@ export const machine: Readonly<Record<MachineEvent, Row>> = {
   },
   cancel: {
     requested: unborn,
-    awaiting_approval: unheard("cancelled", "cancelled_before_start"),
-    queued: unheard("cancelled", "cancelled_before_start"),
-    dispatched: unheard("cancelled", "cancelled_before_start"),
+    awaiting_approval: dropped,
+    queued: dropped,
+    dispatched: dropped,
     running: stop("cancel_requested"),
     ...ended,
   },

@@ -2,9 +2,7 @@ import type { CommandState, Reason } from "@muster/contracts/commands";
 import { isTerminal } from "@muster/contracts/commands";
 
 /** Who found that a doorbell led to no claim: our sweep, or the broker that gave the message up. */
-export type Finding =
-  | { readonly hand: "sweep" }
-  | { readonly hand: "broker"; readonly brokerReason: string };
+export type Finding = { readonly hand: "sweep" } | { readonly hand: "broker"; readonly brokerReason: string };
 
 export interface Stale {
   readonly state: CommandState;
