@@ -147,7 +147,9 @@ export class SupervisedChannel<C extends Channel = Channel> {
     this.#epoch += 1;
     this.#ready = false;
     this.#current = undefined;
-    if (!this.#closed) this.#logger.warn({ channel: this.#plan.name, reason }, "channel lost");
+    // losing the connection is told once, there
+    const alone = !this.#closed && this.#connection.model !== undefined;
+    if (alone) this.#logger.warn({ channel: this.#plan.name, reason }, "channel lost");
     this.#plan.lost(reason, epoch);
     this.#wake();
     return true;

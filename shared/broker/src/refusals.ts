@@ -34,13 +34,15 @@ export function refusalOf(error: unknown, where: string): Refusal {
     }
     return vhostRefusal(where, text);
   }
+  // amqplib hides the broker's words when it closes the connection instead of opening the vhost
+  if (text.startsWith("Expected ConnectionOpenOk")) return vhostRefusal(where, "530");
   return { kind: "unreachable", message: `cannot connect to the broker at ${where}: ${text}` };
 }
 
 function vhostRefusal(where: string, text: string): Refusal {
   return {
     kind: "vhost",
-    message: `the broker at ${where} has no such vhost or the user may not enter it; create it and grant permissions (${text})`,
+    message: `the broker at ${where} has no such vhost or the user may not enter it; create it and grant permissions; or its connection limit is reached (${text})`,
   };
 }
 

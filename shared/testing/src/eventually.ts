@@ -1,12 +1,15 @@
 /** Repeats `check` until it neither throws nor answers undefined or false; rejects with its last word at `timeoutMs`. */
-export async function eventually<T>(check: () => T | Promise<T>, timeoutMs = 10_000): Promise<T> {
+export async function eventually<T>(
+  check: () => T | Promise<T>,
+  timeoutMs = 10_000,
+): Promise<Exclude<T, undefined | false>> {
   const untilMs = performance.now() + timeoutMs;
   let pauseMs = 5;
   for (;;) {
     let last: unknown;
     try {
       const answer = await check();
-      if (answer !== undefined && answer !== false) return answer;
+      if (answer !== undefined && answer !== false) return answer as Exclude<T, undefined | false>;
       last = new Error(`still ${String(answer)}`);
     } catch (error) {
       last = error;
