@@ -1,0 +1,230 @@
+import { execFile } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { openBroker } from "@muster/broker/broker";
+import { applyTopology } from "@muster/broker/topology-apply";
+import { apiKeyPattern, authRequests } from "@muster/contracts/auth";
+import { MusterError } from "@muster/contracts/errors";
+import { meshWith } from "@muster/contracts/mesh";
+import { topologyOf } from "@muster/contracts/topology";
+import { checkIsolation } from "@muster/database/catalogue";
+import { openDatabase } from "@muster/database/database";
+import type { Database } from "@muster/database/database";
+import { openVerifier } from "@muster/identity/verify";
+import { openLogger } from "@muster/telemetry/logger";
+import { createMetrics } from "@muster/telemetry/metrics";
+import { setupDatabase } from "@muster/testing/database";
+import type { TestDatabase } from "@muster/testing/database";
+import { setupVhost } from "@muster/testing/vhost";
+import type { Vhost } from "@muster/testing/vhost";
+import { expect } from "chai";
+import { openAuth } from "../src/open-auth.ts";
+import { openActiveKey } from "../src/signing/active-key.ts";
+import { sealerOf } from "../src/signing/sealed.ts";
+import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
+
+const logger = openLogger({ service: "test", level: "silent" });
+const metrics = createMetrics({ service: "test" });
+const keyEncryptionKey = randomBytes(32);
+const context = { correlationId: "test" };
+const migrations = [
+  { schema: "auth", directory: fileURLToPath(new URL("../../migrations", import.meta.url)) },
+];
+
+function open(url: string): Promise<Database> {
+  const options = {
+    url,
+    schema: "auth",
+    applicationName: "auth-test",
+    poolMax: 4,
+    statementTimeoutMs: 5_000,
+  };
+  return openDatabase({ ...options, logger, metrics });
+}
+
+interface Setup {
+  readonly postgres: TestDatabase;
+  readonly vhost: Vhost;
+  readonly database: Database;
+  exchange(key: string): ReturnType<typeof ask>;
+  readonly broker: Awaited<ReturnType<typeof openBroker>>;
+  close(): Promise<void>;
+}
+
+async function ask(broker: Setup["broker"], key: string) {
+  const prefix = key.split("_")[1] ?? "";
+  const key_sha256 = createHash("sha256").update(key).digest("hex");
+  return await broker.request(authRequests.exchangeApiKey, { prefix, key_sha256 }, context);
+}
+
+async function setup(): Promise<Setup> {
+  const [postgres, vhost] = await Promise.all([setupDatabase({ migrations }), setupVhost()]);
+  await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 3, lengthMax: 1_000 })), vhost);
+  const database = await open(postgres.urlFor("auth"));
+  const broker = await openBroker({ url: vhost.amqpUrl, name: "auth", service: "auth", logger, metrics });
+  await openAuth({ database, broker, keyEncryptionKey, tokenTtlSeconds: 600, logger });
+  return {
+    postgres,
+    vhost,
+    database,
+    broker,
+    exchange: (key) => ask(broker, key),
+    async close() {
+      await broker.close();
+      await database.close();
+      await Promise.all([postgres.destroy(), vhost.destroy()]);
+    },
+  };
+}
+
+async function codeOf(work: Promise<unknown>): Promise<string> {
+  return await work.then(
+    () => "none",
+    (error: unknown) => (error instanceof MusterError ? error.code : String(error)),
+  );
+}
+
+async function makeKey(database: Database, tenantId: string): Promise<string> {
+  const made = await ensureFirstOwner(database, { tenantId, email: "owner@example.org", newKey: true });
+  return made.owner.api_key ?? "";
+}
+
+describe("auth", function () {
+  this.timeout(60_000);
+  let s: Setup;
+  before(async () => (s = await setup()));
+  after(() => s.close());
+
+  it("isolates every table by tenant", async () => {
+    const checked = { schema: "auth", role: "auth", shared: ["signing_keys"] };
+    await makeKey(s.database, "isolated");
+    expect(await checkIsolation(s.postgres.adminUrl, [checked])).to.deep.equal([]);
+    const refused = s.database.transaction({ tenants: ["isolated"] }, (tx) =>
+      tx.query("SELECT * FROM signing_keys"),
+    );
+    expect(await codeOf(refused)).to.include("permission denied");
+    const seen = await s.database.transaction({ tenants: ["isolated"] }, (tx) =>
+      tx.query<{ tenant_id: string }>("SELECT DISTINCT tenant_id FROM api_keys"),
+    );
+    expect(seen).to.deep.equal([{ tenant_id: "isolated" }]);
+  });
+
+  it("makes one tenant, one owner and one key of twenty first starts at once", async () => {
+    const owner = { tenantId: "twenty", email: "Owner@Example.org", newKey: false };
+    const made = await Promise.all(Array.from({ length: 20 }, () => ensureFirstOwner(s.database, owner)));
+    const keys = made.flatMap(({ owner: { api_key } }) => (api_key === null ? [] : [api_key]));
+    expect(keys).to.have.length(1);
+    expect(keys[0]).to.match(apiKeyPattern);
+    const counts = await s.database.transaction("system", (tx) =>
+      tx.query(`SELECT (SELECT count(*) FROM tenants WHERE tenant_id = 'twenty') AS tenants,
+                       (SELECT count(*) FROM principals WHERE tenant_id = 'twenty') AS principals,
+                       (SELECT count(*) FROM api_keys WHERE tenant_id = 'twenty') AS keys,
+                       (SELECT count(*) FROM audit_events WHERE tenant_id = 'twenty') AS audited`),
+    );
+    expect(counts).to.deep.equal([{ tenants: 1, principals: 1, keys: 1, audited: 3 }]);
+  });
+
+  it("prints the first key once from the command line, and another one on request", async () => {
+    const program = fileURLToPath(new URL("../src/bootstrap.js", import.meta.url));
+    const env = { ...process.env, MUSTER_DATABASE_URL: s.postgres.urlFor("auth") };
+    const run = async (...more: string[]): Promise<unknown> => {
+      const argv = [program, "--email", "a@example.org", "--tenant", "printed", ...more];
+      const { stdout } = await promisify(execFile)(process.execPath, argv, { env });
+      return JSON.parse(stdout) as unknown;
+    };
+    expect(await run())
+      .to.have.nested.property("owner.api_key")
+      .that.matches(apiKeyPattern);
+    expect(await run()).to.deep.equal({
+      tenant_id: "printed",
+      owner: { email: "a@example.org", api_key: null },
+    });
+    expect(await run("--new-key"))
+      .to.have.nested.property("owner.api_key")
+      .that.matches(apiKeyPattern);
+  });
+
+  it("exchanges a key for a token that verifies by the published keys and names tenant and role", async () => {
+    const key = await makeKey(s.database, "exchanged");
+    const { access_token, principal, expires_in_seconds } = await s.exchange(key);
+    const verifier = openVerifier({
+      fetchKeys: () => s.broker.request(authRequests.getKeys, {}, context),
+      mode: "enforced",
+      shadowTenantId: "shadow-tenant",
+      logger,
+      metrics,
+    });
+    expect(await verifier.verify(access_token)).to.deep.equal(principal);
+    expect(principal).to.deep.include({ tenant_id: "exchanged", roles: ["owner"] });
+    expect(expires_in_seconds).to.equal(600);
+    const again = await Promise.all(Array.from({ length: 100 }, () => s.exchange(key)));
+    expect(new Set(again.map((one) => one.access_token))).to.deep.equal(new Set([access_token]));
+    const used = await s.database.transaction("system", (tx) =>
+      tx.query("SELECT 1 FROM api_keys WHERE tenant_id = 'exchanged' AND last_used_at IS NOT NULL"),
+    );
+    expect(used).to.have.length(1);
+  });
+
+  it("answers unknown, wrong, expired, revoked, disabled and suspended alike", async () => {
+    const key = await makeKey(s.database, "refused");
+    const secret = randomBytes(32).toString("base64url");
+    const wrong = [`mk_${key.split("_")[1]}_${secret}`, `mk_zzzzzzzzzz_${secret}`];
+    for (const one of wrong)
+      expect(await codeOf(s.exchange(one))).to.equal("INVALID_OR_MISSING_BEARER_TOKEN");
+    const changes = [
+      ["api_keys", "expires_at = clock_timestamp() - interval '1 s'", "expires_at = NULL"],
+      ["api_keys", "revoked_at = clock_timestamp()", "revoked_at = NULL"],
+      ["principals", "disabled_at = clock_timestamp()", "disabled_at = NULL"],
+      ["tenants", "state = 'suspended'", "state = 'active'"],
+    ] as const;
+    for (const [table, change, back] of changes) {
+      const set = (what: string) =>
+        s.database.transaction("system", (tx) =>
+          tx.execute(`UPDATE ${table} SET ${what} WHERE tenant_id = 'refused'`),
+        );
+      await set(change);
+      const answer = await codeOf(s.exchange(key));
+      await set(back);
+      expect(answer, change).to.equal("INVALID_OR_MISSING_BEARER_TOKEN");
+      expect(await codeOf(s.exchange(key)), `after ${change}`).to.equal("none");
+    }
+  });
+
+  it("keeps no key in clear, anywhere", async () => {
+    const key = await makeKey(s.database, "hashed");
+    const dump = await s.database.transaction("system", (tx) =>
+      tx.query(
+        "SELECT to_jsonb(k)::text AS row FROM api_keys k UNION ALL SELECT to_jsonb(a)::text FROM audit_events a",
+      ),
+    );
+    expect(JSON.stringify(dump)).to.not.include(key.slice(14));
+  });
+
+  it("lets nobody change what was audited", async () => {
+    await makeKey(s.database, "audited");
+    for (const change of ["UPDATE audit_events SET actor = 'x'", "DELETE FROM audit_events"]) {
+      const refused = s.database.transaction("system", (tx) => tx.query(change));
+      expect(await codeOf(refused)).to.match(/permission denied|append-only/);
+    }
+  });
+});
+
+describe("signing keys", function () {
+  this.timeout(60_000);
+
+  it("are one for many replicas that start at once, and stay shut to another sealing key", async () => {
+    const postgres = await setupDatabase({ migrations });
+    const database = await open(postgres.urlFor("auth"));
+    try {
+      const sealer = sealerOf(keyEncryptionKey);
+      const keys = await Promise.all(Array.from({ length: 10 }, () => openActiveKey(database, sealer)));
+      expect(new Set(keys.map(({ kid }) => kid))).to.have.length(1);
+      const wrong = await codeOf(openActiveKey(database, sealerOf(randomBytes(32))));
+      expect(wrong).to.include("MUSTER_AUTH_KEY_ENCRYPTION_KEY is not the key that sealed");
+    } finally {
+      await database.close();
+      await postgres.destroy();
+    }
+  });
+});
