@@ -1,0 +1,128 @@
+import { createHash, generateKeyPairSync, randomBytes } from "node:crypto";
+import { openBroker } from "@muster/broker/broker";
+import type { Broker, RequestHandlers } from "@muster/broker/broker";
+import { applyTopology } from "@muster/broker/topology-apply";
+import { authRequests } from "@muster/contracts/auth";
+import { MusterError } from "@muster/contracts/errors";
+import { uuidv7 } from "@muster/contracts/ids";
+import { meshWith } from "@muster/contracts/mesh";
+import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
+import type { Principal, Role } from "@muster/contracts/principal";
+import { topologyOf } from "@muster/contracts/topology";
+import { openVerifier } from "@muster/identity/verify";
+import { readSettings } from "@muster/service/settings";
+import { openLogger } from "@muster/telemetry/logger";
+import { createMetrics } from "@muster/telemetry/metrics";
+import { openFaultyLink } from "@muster/testing/faults";
+import { setupVhost } from "@muster/testing/vhost";
+import { SignJWT } from "jose";
+import { settings } from "../src/config.ts";
+import { openGateway } from "../src/open-gateway.ts";
+
+const logger = openLogger({ service: "test", level: "silent" });
+
+/** An issuer like auth: one Ed25519 key, tokens of any kind. */
+function setupIssuer() {
+  const { publicKey, privateKey } = generateKeyPairSync("ed25519");
+  const { crv = "", x = "" } = publicKey.export({ format: "jwk" });
+  const keys = [{ kty: "OKP", crv, x, kid: "k1", alg: "EdDSA", use: "sig" as const }];
+  const token = (role: Role, o: { expiresInSeconds?: number; tenantId?: string } = {}): Promise<string> => {
+    const nowSeconds = Math.floor(Date.now() / 1_000);
+    const expiresAt = nowSeconds + (o.expiresInSeconds ?? 600);
+    return new SignJWT({ tenant_id: o.tenantId ?? "acme", roles: [role], permissions: [] })
+      .setProtectedHeader({ alg: "EdDSA", kid: "k1", typ: accessTokenType })
+      .setIssuer(accessTokenIssuer)
+      .setAudience(accessTokenAudience)
+      .setSubject("user:test")
+      .setJti(uuidv7())
+      .setIssuedAt(Math.min(nowSeconds, expiresAt) - 1)
+      .setExpirationTime(expiresAt)
+      .sign(privateKey);
+  };
+  return { keys, token };
+}
+
+/** A peer that answers as a key's owner; a key that it does not know is refused. */
+export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: string[]) {
+  const known = new Map<string, Role>();
+  const newKey = (role: Role): string => {
+    const key = `mk_abcdefghij_${randomBytes(32).toString("base64url")}`;
+    known.set(createHash("sha256").update(key).digest("hex"), role);
+    return key;
+  };
+  const handlers: RequestHandlers<typeof authRequests> = {
+    exchangeApiKey: (items) =>
+      Promise.all(
+        items.map(async ({ payload }) => {
+          exchanged.push(payload.key_sha256);
+          const role = known.get(payload.key_sha256);
+          if (role === undefined) return new MusterError("INVALID_OR_MISSING_BEARER_TOKEN");
+          const principal: Principal = {
+            tenant_id: "acme",
+            subject: "user:test",
+            roles: [role],
+            permissions: [],
+          };
+          return { access_token: await issuer.token(role), expires_in_seconds: 600, principal };
+        }),
+      ),
+    getKeys: () => Promise.resolve({ keys: issuer.keys }),
+  };
+  return { newKey, handlers };
+}
+
+export interface SetupOptions {
+  readonly env?: Readonly<Record<string, string>>;
+  readonly serveAuth?: boolean;
+}
+
+/** A gateway on a broker of its own, and a broker for the scripted peers behind it. */
+export async function setup(o: SetupOptions = {}) {
+  const vhost = await setupVhost();
+  await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 3, lengthMax: 1_000 })), vhost);
+  const issuer = setupIssuer();
+  const exchanged: string[] = [];
+  const auth = authPeer(issuer, exchanged);
+  const link = await openFaultyLink(vhost.amqpUrl);
+  const mode = o.env?.["AUTH_MODE"] === "shadow" ? "shadow" : "enforced";
+  const verifier = openVerifier({
+    fetchKeys: () => Promise.resolve({ keys: issuer.keys }),
+    mode,
+    shadowTenantId: "shadow-tenant",
+    logger,
+    metrics: createMetrics({ service: "test" }),
+  });
+  const peers: Broker = await openBroker({
+    url: vhost.amqpUrl,
+    name: "peers",
+    logger,
+    metrics: createMetrics({ service: "test" }),
+    identify: (token) => verifier.verify(token),
+  });
+  if (o.serveAuth !== false) await peers.serve("auth", authRequests, auth.handlers);
+  const metrics = createMetrics({ service: "gateway" });
+  const config = readSettings(settings, { MUSTER_AMQP_URL: link.url, MUSTER_GATEWAY_PORT: "0", ...o.env });
+  const broker = await openBroker({ url: link.url, name: "gateway", service: "gateway", logger, metrics });
+  const gateway = await openGateway({ config, broker, version: "0.0.0", logger, metrics });
+  return {
+    vhost,
+    issuer,
+    exchanged,
+    newKey: auth.newKey,
+    peers,
+    link,
+    broker,
+    gateway,
+    metrics,
+    url: gateway.server.url,
+    async close() {
+      await gateway.close();
+      await broker.close();
+      await peers.close();
+      await link.close();
+      await vhost.destroy();
+    },
+  };
+}
+
+export type Bundle = Awaited<ReturnType<typeof setup>>;
