@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { markerVariable } from "../system/process-table.ts";
 import type { Secrets } from "../servers/secrets.ts";
 import type { Servers } from "../servers/servers.ts";
@@ -39,6 +40,15 @@ export function inheritedEnvironment(env: NodeJS.ProcessEnv, marker: string): No
   return { ...Object.fromEntries(kept), [markerVariable]: marker };
 }
 
+/** Seals auth's signing keys; the same as long as its database lives. */
+function sealingKey(secrets: Secrets): string {
+  const kept = secrets.find("auth.key-encryption");
+  if (kept !== undefined) return kept;
+  const made = randomBytes(32).toString("base64");
+  secrets.set("auth.key-encryption", made);
+  return made;
+}
+
 function isStoring(name: ServiceName): name is StoringService {
   return name in schemas;
 }
@@ -58,6 +68,7 @@ export function planService(name: ServiceName, o: PlanOptions): ProcessPlan {
     MUSTER_AMQP_URL: o.servers.amqpUrl,
     MUSTER_MANAGEMENT_URL: o.servers.managementUrl,
   };
+  if (name === "auth") env["MUSTER_AUTH_KEY_ENCRYPTION_KEY"] ??= sealingKey(o.secrets);
   if (isStoring(name)) env["MUSTER_DATABASE_URL"] = roleUrl(o.servers.databaseUrl, name, o.secrets);
   if (name === "gateway") {
     env["MUSTER_GATEWAY_HOST"] = gatewayHost(o.env);

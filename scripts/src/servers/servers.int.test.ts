@@ -1,6 +1,14 @@
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdtempSync, realpathSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  realpathSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -74,6 +82,17 @@ function psql(url: string, statement: string): string {
   }).trim();
 }
 
+/** The broker's own tables reach the disk up to two seconds after it answered. */
+async function writtenDown(folder: string, word: string): Promise<void> {
+  const tables = join(folder, "rabbitmq", "mnesia", "muster@localhost");
+  const holds = (name: string): boolean => readFileSync(join(tables, name), "latin1").includes(word);
+  const found = await pollUntil(
+    () => readdirSync(tables).some((name) => /\.(LOG|DCD|DCL|DAT)$/.test(name) && holds(name)),
+    { timeoutMs: 20_000 },
+  );
+  expect(found).to.equal(true);
+}
+
 const heldSchema = z.object({
   amqpUrl: z.string(),
   managementUrl: z.string(),
@@ -134,14 +153,17 @@ describe("private servers", function () {
     await using bundle = setup();
     const { pid, held } = await holdInOtherProcess(bundle.folder);
     psql(held.databaseUrl, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)");
-    expect(await management(held.managementUrl, "PUT", "/queues/%2F/kept", { durable: true })).to.equal(201);
+    expect(await management(held.managementUrl, "PUT", "/queues/%2F/kept-queue", { durable: true })).to.equal(
+      201,
+    );
+    await writtenDown(bundle.folder, "kept-queue");
     const mappers = processesWith("HOME", join(bundle.folder, "rabbitmq", "home"));
     await killNow(pid, held.broker, held.database, ...mappers.map((entry) => entry.pid));
     const servers = await bundle.start();
     expect(servers.amqpUrl).to.equal(held.amqpUrl);
     expect(servers.databaseUrl).to.equal(held.databaseUrl);
     expect(psql(servers.databaseUrl, "SELECT n FROM kept")).to.equal("7");
-    expect(await management(servers.managementUrl, "GET", "/queues/%2F/kept")).to.equal(200);
+    expect(await management(servers.managementUrl, "GET", "/queues/%2F/kept-queue")).to.equal(200);
   });
 
   it("take over what a killed holder left running, and choose other ports for those that were taken", async () => {
