@@ -213,12 +213,16 @@ describe("the gateway's bounds", function () {
     const live = s.add();
     const headers = { authorization: `Bearer ${s.key}`, accept: "text/event-stream" };
     const response = await fetch(`${s.url}/api/v1/vm-ops/commands/${live.id}/output`, { headers });
-    const text = response.text();
-    await eventually(() => s.gateway.hints.size === 1);
+    let text = "";
+    const read = (async () => {
+      const decoder = new TextDecoder();
+      for await (const bytes of response.body ?? []) text += decoder.decode(bytes, { stream: true });
+    })();
+    await eventually(() => text.includes("event: state"));
     await s.close();
-    expect(await text)
-      .to.match(/event: state/)
-      .and.match(/retry: \d+\n\n: draining/)
+    await read;
+    expect(text)
+      .to.match(/retry: \d+\n: draining/)
       .and.not.match(/event: end/);
   });
 });

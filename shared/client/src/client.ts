@@ -21,7 +21,7 @@ export interface ClientOptions {
   readonly baseUrl: string;
   /** An API key or an access token; a function is asked before every attempt. */
   readonly token: string | (() => string | Promise<string>);
-  /** Of one attempt of a call; of a stream, until its first byte. */
+  /** Of one attempt of a call. */
   readonly timeoutMs?: number;
   readonly attemptsMax?: number;
   readonly fetch?: typeof fetch;
