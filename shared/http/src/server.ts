@@ -36,6 +36,8 @@ export interface PublicDocument {
   readonly type: string;
   readonly text: string;
   readonly cacheControl: string;
+  /** Content security policy, where nothing at all is too little. */
+  readonly policy?: string;
 }
 
 export interface HttpServer {
@@ -63,6 +65,11 @@ export async function openHttpServer<Rs extends Readonly<Record<string, Route>>>
   );
   server.maxConnections = limits.connectionsMax;
   server.on("clientError", answerBrokenRequest);
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
   await listening(server, o.host, o.port);
   const address = server.address() as AddressInfo;
   const host = address.family === "IPv6" ? `[${address.address}]` : address.address;
@@ -73,7 +80,7 @@ export async function openHttpServer<Rs extends Readonly<Record<string, Route>>>
       server.listening
         ? { ok: true, detail: { in_flight: front.inFlight, streams: streams.open.size } }
         : { ok: false, reason: "not listening" },
-    close: () => (closing ??= drain(server, front, streams)),
+    close: () => (closing ??= drain(server, sockets, front, streams)),
   };
 }
 
@@ -99,29 +106,17 @@ function application<Rs extends Readonly<Record<string, Route>>>(
     );
     byPath.set(route.path, methods);
   }
-  const fixed = {
-    "/api/v1/openapi.json": { type: "application/json; charset=utf-8", text: JSON.stringify(o.openapi) },
-    "/docs": { type: "text/html; charset=utf-8", text: docsHtml(o.openapi), policy: docsPolicy },
-  };
-  for (const [path, page] of Object.entries(fixed)) {
-    byPath.delete(path);
+  for (const [path, page] of Object.entries(pagesOf(o))) {
+    if (byPath.has(path)) throw new Error(`${path} is both a route and a page`);
     app.all(path, (request: Request, response: Response) => {
       front.matched(response, path);
-      if (request.method !== "GET" && request.method !== "HEAD")
+      if (request.method !== "GET" && request.method !== "HEAD") {
         return front.refuseMethod(request, response, ["GET"]);
-      if ("policy" in page) response.setHeader("content-security-policy", page.policy);
-      response.setHeader("cache-control", "public, max-age=60");
-      sendText(response, 200, page.type, page.text);
-    });
-  }
-  for (const [path, document] of Object.entries(o.documents ?? {})) {
-    app.all(path, (request: Request, response: Response) => {
-      front.matched(response, path);
-      if (request.method !== "GET" && request.method !== "HEAD")
-        return front.refuseMethod(request, response, ["GET"]);
+      }
       return front.run(response, async () => {
-        const { type, text, cacheControl } = await document();
+        const { type, text, cacheControl, policy } = await page();
         response.setHeader("cache-control", cacheControl);
+        if (policy !== undefined) response.setHeader("content-security-policy", policy);
         sendText(response, 200, type, text);
       });
     });
@@ -145,6 +140,29 @@ function application<Rs extends Readonly<Record<string, Route>>>(
   return app;
 }
 
+/** What is served as it is: the reference, and the documents given. */
+function pagesOf(
+  o: Pick<HttpServerOptions<Readonly<Record<string, Route>>>, "openapi" | "documents">,
+): Record<string, () => Promise<PublicDocument>> {
+  const cacheControl = "public, max-age=60";
+  const openapi = {
+    type: "application/json; charset=utf-8",
+    text: JSON.stringify(o.openapi),
+    cacheControl,
+  };
+  const docs = {
+    type: "text/html; charset=utf-8",
+    text: docsHtml(o.openapi),
+    cacheControl,
+    policy: docsPolicy,
+  };
+  return {
+    "/api/v1/openapi.json": () => Promise.resolve(openapi),
+    "/docs": () => Promise.resolve(docs),
+    ...o.documents,
+  };
+}
+
 function sortKey(path: string): string {
   return path.replaceAll("{", "~");
 }
@@ -159,9 +177,16 @@ function listening(server: Server, host: string, port: number): Promise<void> {
   });
 }
 
-async function drain(server: Server, front: Front, streams: Streams): Promise<void> {
+async function drain(
+  server: Server,
+  sockets: ReadonlySet<Socket>,
+  front: Front,
+  streams: Streams,
+): Promise<void> {
   front.draining = true;
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  // To Node, a connection that never carried a byte is not idle; clients open such ones ahead of need.
+  for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
   for (const stream of streams.open) stream.end("draining");
   // A connection that becomes idle only now would keep the server open until its keep-alive ends.
   const sweep = setInterval(() => server.closeIdleConnections(), 100);
