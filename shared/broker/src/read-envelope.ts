@@ -1,5 +1,5 @@
 import { envelope as envelopeSchema, headerPrefixes, type Envelope } from "@muster/contracts/envelope";
-import { messageBytesMax } from "@muster/contracts/define";
+import { messageBytesMax, type Contract } from "@muster/contracts/define";
 import { faultsOf, MusterError } from "@muster/contracts/errors";
 
 /** What the CloudEvents AMQP binding needs of a message, whichever client delivered it. */
@@ -10,7 +10,8 @@ export interface ReceivedMessage {
 }
 
 /** Room for attributes besides the payload. */
-const envelopeBytesMax = messageBytesMax + 64 * 1024;
+const attributesBytesMax = 64 * 1024;
+const envelopeBytesMax = messageBytesMax + attributesBytesMax;
 const wholeNumbers = new Set(["attempt", "timeoutms"]);
 
 /**
@@ -27,6 +28,23 @@ export function readEnvelope(message: ReceivedMessage): Envelope {
   const parsed = envelopeSchema.safeParse(read);
   if (!parsed.success) throw violation(faultsOf(parsed.error), parsed.error);
   return parsed.data;
+}
+
+/** The validated payload of a message of `bodyBytes`. Throws `code`, whose details name each fault from `root` on. */
+export function readPayload(
+  contract: Contract,
+  envelope: Envelope,
+  bodyBytes: number,
+  code: "VALIDATION_FAILED" | "CONTRACT_VIOLATION",
+  root = "",
+): unknown {
+  if (bodyBytes > contract.payloadBytesMax + attributesBytesMax) {
+    const message = `larger than ${contract.payloadBytesMax} bytes; send less`;
+    throw new MusterError(code, undefined, { details: [{ path: root || "(whole)", message }] });
+  }
+  const parsed = contract.payload.safeParse(envelope.data);
+  if (parsed.success) return parsed.data;
+  throw new MusterError(code, undefined, { details: faultsOf(parsed.error, root), cause: parsed.error });
 }
 
 function binary(message: ReceivedMessage): Record<string, unknown> {

@@ -16,7 +16,7 @@ import { unhealthy, type Health } from "./health.ts";
 import { queueLabel, type DeliveryOutcome, type Instruments } from "./instruments.ts";
 import { Lane } from "./lanes.ts";
 import { attributesOf, prepareReply } from "./prepare.ts";
-import { contextOf, readEnvelope } from "./read-envelope.ts";
+import { contextOf, readEnvelope, readPayload } from "./read-envelope.ts";
 import { Condition } from "./waiting.ts";
 
 export type RequestContext = WorkContext & {
@@ -167,7 +167,7 @@ export class RequestServer implements Consumer {
     if (remainingMs <= 0) return this.#settle(delivery, "late");
     try {
       const context = await this.#contextFor(delivery, envelope, route, remainingMs);
-      const payload = parsedPayload(route.contract, envelope);
+      const payload = readPayload(route.contract, envelope, delivery.body.length, "VALIDATION_FAILED");
       if (this.#draining) return delivery.nackNotAttempted();
       this.#lanes.get(envelope.type)?.push({ delivery, envelope, payload, context });
     } catch (error) {
@@ -341,13 +341,4 @@ class Outcomes {
   constructor(list: readonly unknown[]) {
     this.list = list;
   }
-}
-
-function parsedPayload(contract: RequestContract | ReportContract, envelope: Envelope): unknown {
-  const parsed = contract.payload.safeParse(envelope.data);
-  if (parsed.success) return parsed.data;
-  throw new MusterError("VALIDATION_FAILED", undefined, {
-    details: faultsOf(parsed.error),
-    cause: parsed.error,
-  });
 }

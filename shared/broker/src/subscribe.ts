@@ -1,6 +1,6 @@
 import type { EventContract, PayloadOf, Service, Subscription } from "@muster/contracts/define";
 import type { Envelope, WorkContext } from "@muster/contracts/envelope";
-import { faultsOf, MusterError } from "@muster/contracts/errors";
+import { MusterError } from "@muster/contracts/errors";
 import type { PreparedMessage, PublishVerdict } from "@muster/contracts/message";
 import type { Logger } from "@muster/telemetry/logger";
 import { runWith } from "@muster/telemetry/context";
@@ -9,7 +9,7 @@ import { errorKindOf, fateOf } from "./failure-policy.ts";
 import { unhealthy, type Health } from "./health.ts";
 import type { DeliveryOutcome, Instruments } from "./instruments.ts";
 import { Lane } from "./lanes.ts";
-import { contextOf, readEnvelope } from "./read-envelope.ts";
+import { contextOf, readEnvelope, readPayload } from "./read-envelope.ts";
 import { deadLetterCopy, retryCopy } from "./retry.ts";
 import { fullJitterMs, pause } from "./waiting.ts";
 
@@ -53,7 +53,6 @@ export interface SubscriberOptions<T> {
 interface Job {
   readonly delivery: RawDelivery;
   readonly envelope: Envelope;
-  readonly key: string;
   readonly payload: unknown;
 }
 
@@ -64,7 +63,7 @@ export class Subscriber<T> implements Consumer {
   readonly queue: string;
   readonly #options: SubscriberOptions<T>;
   readonly #service: Service;
-  readonly #byType = new Map<string, { key: string; contract: EventContract; handler: ErasedHandler<T> }>();
+  readonly #byType = new Map<string, { contract: EventContract; handler: ErasedHandler<T> }>();
   readonly #lane: Lane<Job>;
   readonly #stopping = new AbortController();
   #consumer: { stop(): Promise<void>; close(): Promise<void>; health(): Health } | undefined;
@@ -78,7 +77,7 @@ export class Subscriber<T> implements Consumer {
     for (const [key, contract] of Object.entries(subscription.events)) {
       const handler: unknown = Reflect.get(handlers, key);
       if (typeof handler !== "function") throw new Error(`${contract.name}: no handler under the key ${key}`);
-      this.#byType.set(contract.name, { key, contract, handler: (tx, events) => handler(tx, events) });
+      this.#byType.set(contract.name, { contract, handler: (tx, events) => handler(tx, events) });
     }
     // one batch at a time: what came in order is handled in order
     this.#lane = new Lane<Job>(
@@ -106,19 +105,18 @@ export class Subscriber<T> implements Consumer {
       delivery.reject(false);
       return this.#count("dead_lettered");
     }
-    const known = this.#byType.get(envelope.type);
-    const parsed = known?.contract.payload.safeParse(envelope.data);
-    if (known !== undefined && parsed?.success === true) {
-      return this.#lane.push({ delivery, envelope, key: known.key, payload: parsed.data });
+    const job = { delivery, envelope, payload: undefined };
+    try {
+      const known = this.#byType.get(envelope.type);
+      if (known === undefined) {
+        throw new MusterError("UNSUPPORTED_MESSAGE", `no handler here for ${envelope.type}`);
+      }
+      const bytes = delivery.body.length;
+      const payload = readPayload(known.contract, envelope, bytes, "CONTRACT_VIOLATION", "data");
+      this.#lane.push({ ...job, payload });
+    } catch (error) {
+      this.#fail(job, error);
     }
-    const violation =
-      parsed?.error === undefined
-        ? new MusterError("UNSUPPORTED_MESSAGE", `no handler here for ${envelope.type}`)
-        : new MusterError("CONTRACT_VIOLATION", `the payload does not fit ${envelope.type}`, {
-            details: faultsOf(parsed.error, "data"),
-            cause: parsed.error,
-          });
-    void this.#fail({ delivery, envelope, key: "", payload: undefined }, violation);
   }
 
   async #work(jobs: readonly Job[]): Promise<void> {
@@ -132,7 +130,7 @@ export class Subscriber<T> implements Consumer {
     );
     for (const job of jobs) {
       const alone = await this.#attempt([job]);
-      if (alone !== undefined) await this.#fail(job, alone.error);
+      if (alone !== undefined) this.#fail(job, alone.error);
     }
   }
 
@@ -183,7 +181,7 @@ export class Subscriber<T> implements Consumer {
   }
 
   /** Puts a failed message where the policy says. It stays unsettled until it is safely there. */
-  async #fail(job: Job, error: unknown): Promise<void> {
+  #fail(job: Job, error: unknown): void {
     const { delivery, envelope } = job;
     const attempt = envelope.attempt ?? 1;
     const kind = errorKindOf(error);
@@ -197,7 +195,12 @@ export class Subscriber<T> implements Consumer {
     const failure = { envelope, attempt, error, queue: this.queue, now: new Date() };
     const copy =
       fate.kind === "retry" ? retryCopy(failure, this.#service, fate.tier) : deadLetterCopy(failure);
-    void this.#moveThenAck(delivery, copy, fate.kind === "retry" ? "retried" : "dead_lettered");
+    this.#moveThenAck(delivery, copy, fate.kind === "retry" ? "retried" : "dead_lettered").catch(
+      (unexpected: unknown) => {
+        this.#options.logger.error({ err: unexpected }, "a failed message goes to the dead letters as it is");
+        delivery.reject(false);
+      },
+    );
   }
 
   /** Off the lane: a broker that does not take copies must not hold up the healthy messages in between. */
