@@ -1,0 +1,99 @@
+import { randomUUID } from "node:crypto";
+import { MusterError } from "@muster/contracts/errors";
+import { uuidv7 } from "@muster/contracts/ids";
+import { reliabilityRequests } from "@muster/contracts/reliability";
+import { checkIsolation } from "@muster/database/catalogue";
+import { eventually } from "@muster/testing/eventually";
+import { expect } from "chai";
+import { asking, inSystem, openPeer, setupGround, startReliability } from "./setup.ts";
+import { deadLetteredEvent, openVmOpsPeer, replayedEvent } from "./vm-ops-peer.ts";
+
+const { getDeadLetter, replayDeadLetter } = reliabilityRequests;
+
+async function setup() {
+  const ground = await setupGround();
+  const service = await startReliability(ground);
+  const gateway = await openPeer(ground, "gateway");
+  const vmOps = await openVmOpsPeer(ground);
+  const about = { tenantId: "acme", commandId: uuidv7(), vmUuid: randomUUID() };
+  const event = deadLetteredEvent(about);
+  // The same event twice: one row.
+  for (let i = 0; i < 2; i++) expect((await vmOps.broker.publish(event)).kind).to.equal("routed");
+  const { id } = await eventually(
+    async () => (await inSystem<{ id: string }>(service.database, "SELECT id FROM dead_letters"))[0],
+  );
+  return {
+    ground,
+    service,
+    gateway,
+    ...vmOps,
+    about,
+    id,
+    me: asking(ground, "acme", "admin", "user:me"),
+    async close() {
+      await gateway.close();
+      await service.close();
+      await vmOps.broker.close();
+      await ground.close();
+    },
+  };
+}
+
+describe("dead-lettered commands", () => {
+  it("are written down once and put back by vm-ops in the caller's name", async () => {
+    const { service, gateway, script, about, id, me, close } = await setup();
+    script.replay = async ({ command_id }) => ({ command_id, attempt: 4, state: "queued" });
+    const outcome = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me);
+    expect(outcome).to.include({ kind: "command", state: "replayed" });
+    expect(script.replayed).to.deep.equal([
+      { command_id: about.commandId, dead_letter_id: id, by: "user:me" },
+    ]);
+    const detail = await gateway.request(getDeadLetter, { dead_letter_id: id }, me);
+    expect(detail.audit.map(({ action }) => action)).to.deep.equal(["recorded", "replay_requested", "replayed"]);
+    expect(await inSystem(service.database, "SELECT 1 FROM dead_letters")).to.have.length(1);
+    await close();
+  });
+
+  it("are settled by vm-ops's event when its answer is lost, and never replayed twice", async () => {
+    const { service, gateway, broker, script, about, id, me, close } = await setup();
+    script.replay = () => Promise.reject(new MusterError("DEADLINE_EXCEEDED"));
+    const lost = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me).catch((error: unknown) => error);
+    expect(lost).to.be.instanceOf(MusterError).and.to.include({ code: "DEADLINE_EXCEEDED" });
+    script.replay = () => Promise.reject(new MusterError("NOT_REPLAYABLE"));
+    const again = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me).catch((error: unknown) => error);
+    expect(again).to.be.instanceOf(MusterError).and.to.include({ code: "NOT_REPLAYABLE" });
+    expect(Reflect.get(again as object, "message")).to.match(/may have succeeded/);
+    await broker.publish(replayedEvent({ ...about, deadLetterId: id }));
+    const row = await eventually(async () => {
+      const detail = await gateway.request(getDeadLetter, { dead_letter_id: id }, me);
+      return detail.state === "replayed" && detail;
+    });
+    expect(row.settled_by).to.equal("user:me");
+    await inSystem(service.database, "SELECT 1");
+    await close();
+  });
+
+  it("stay open when vm-ops refuses, with the refusal in the audit", async () => {
+    const { gateway, script, id, me, close } = await setup();
+    script.replay = () => Promise.reject(new MusterError("VM_RETIRED"));
+    const refused = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me).catch((error: unknown) => error);
+    expect(refused).to.be.instanceOf(MusterError).and.to.include({ code: "NOT_REPLAYABLE" });
+    const detail = await gateway.request(getDeadLetter, { dead_letter_id: id }, me);
+    expect(detail.state).to.equal("open");
+    expect(detail.audit.at(-1)).to.include({ action: "replay_refused", note: "VM_RETIRED" });
+    await close();
+  });
+
+  it("leave their tenant's sight to no other tenant, and their audit to nobody's hand", async () => {
+    const { ground, service, close } = await setup();
+    const faults = await checkIsolation(ground.database.adminUrl, [
+      { schema: "reliability", role: "reliability", shared: ["presence_watch"] },
+    ]);
+    expect(faults).to.deep.equal([]);
+    for (const change of ["UPDATE dead_letter_audit SET note = ''", "DELETE FROM dead_letter_audit"]) {
+      const refused = await inSystem(service.database, change).catch((error: unknown) => error);
+      expect(String(refused)).to.match(/only ever added to/);
+    }
+    await close();
+  });
+});

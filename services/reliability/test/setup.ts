@@ -1,0 +1,218 @@
+import { generateKeyPairSync, randomUUID, sign } from "node:crypto";
+import { fileURLToPath } from "node:url";
+import { openBroker } from "@muster/broker/broker";
+import type { Broker } from "@muster/broker/broker";
+import { applyTopology } from "@muster/broker/topology-apply";
+import { meshWith } from "@muster/contracts/mesh";
+import type { WorkContext } from "@muster/contracts/envelope";
+import {
+  accessTokenAudience,
+  accessTokenIssuer,
+  accessTokenType,
+  type Role,
+} from "@muster/contracts/principal";
+import { topologyOf } from "@muster/contracts/topology";
+import { openDatabase } from "@muster/database/database";
+import type { Database } from "@muster/database/database";
+import { openOutboxRelay } from "@muster/database/outbox";
+import { openVerifier } from "@muster/identity/verify";
+import { readSettings } from "@muster/service/settings";
+import type { Closeable, Health } from "@muster/service/start";
+import { openLogger } from "@muster/telemetry/logger";
+import { createMetrics } from "@muster/telemetry/metrics";
+import type { Metrics } from "@muster/telemetry/metrics";
+import { setupDatabase } from "@muster/testing/database";
+import { setupVhost } from "@muster/testing/vhost";
+import { settings } from "../src/config.ts";
+import { openReliability } from "../src/open-reliability.ts";
+
+export const silent = openLogger({ service: "test", level: process.env["TEST_LOG_LEVEL"] ?? "silent" });
+
+/** Seconds where the defaults are minutes. */
+const quick = {
+  MUSTER_RELIABILITY_SWEEP_INTERVAL_MS: "250",
+  MUSTER_RELIABILITY_PRESENCE_INTERVAL_MS: "100",
+  MUSTER_RELIABILITY_AUDIT_INTERVAL_MS: "1000",
+  MUSTER_RELIABILITY_PRUNE_INTERVAL_MS: "1000",
+  MUSTER_RELIABILITY_MIRROR_INTERVAL_MS: "500",
+  MUSTER_RELIABILITY_LEADER_CHECK_MS: "200",
+};
+
+export interface Ground {
+  readonly vhost: Awaited<ReturnType<typeof setupVhost>>;
+  readonly database: Awaited<ReturnType<typeof setupDatabase>>;
+  readonly issuer: Issuer;
+  /** The environment of a process of ours. */
+  readonly env: Record<string, string>;
+  close(): Promise<void>;
+}
+
+/** A vhost with the whole topology and a migrated database. */
+export async function setupGround(): Promise<Ground> {
+  const [vhost, database] = await Promise.all([
+    setupVhost(),
+    setupDatabase({
+      migrations: [
+        {
+          schema: "reliability",
+          directory: fileURLToPath(new URL("../../migrations", import.meta.url)),
+        },
+      ],
+    }),
+  ]);
+  const topology = topologyOf(meshWith({ type: "quorum", deliveryLimit: 2, lengthMax: 10_000 }));
+  await applyTopology(topology, { amqpUrl: vhost.amqpUrl, managementUrl: vhost.managementUrl });
+  const env = {
+    ...quick,
+    MUSTER_AMQP_URL: vhost.amqpUrl,
+    MUSTER_MANAGEMENT_URL: vhost.managementUrl,
+    MUSTER_DATABASE_URL: database.urlFor("reliability"),
+  };
+  return {
+    vhost,
+    database,
+    issuer: openIssuer(),
+    env,
+    async close() {
+      await Promise.all([vhost.destroy(), database.destroy()]);
+    },
+  };
+}
+
+export interface Running {
+  readonly database: Database;
+  readonly broker: Broker;
+  readonly metrics: Metrics;
+  readonly health: ReadonlyMap<string, () => Health>;
+  close(): Promise<void>;
+}
+
+/** The service in this process, wired as main.ts wires it; more settings go over the quick ones. */
+export async function startReliability(ground: Ground, more: Record<string, string> = {}): Promise<Running> {
+  const config = readSettings(settings, { ...ground.env, ...more });
+  const metrics = createMetrics({ service: "reliability" });
+  const owned: Closeable[] = [];
+  const health = new Map<string, () => Health>();
+  const own = <C extends Closeable>(name: string, closeable: C, check?: (c: C) => Health): C => {
+    owned.unshift(closeable);
+    if (check !== undefined) health.set(name, () => check(closeable));
+    return closeable;
+  };
+  const common = { logger: silent, metrics };
+  const database = own(
+    "database",
+    await openDatabase({
+      ...common,
+      url: config.MUSTER_DATABASE_URL,
+      schema: "reliability",
+      applicationName: "muster-reliability",
+      poolMax: 6,
+      statementTimeoutMs: 10_000,
+    }),
+  );
+  const verifier = openVerifier({
+    ...common,
+    fetchKeys: () => Promise.resolve({ keys: [ground.issuer.jwk] }),
+    mode: "enforced",
+    shadowTenantId: "shadow-tenant",
+  });
+  const broker = own(
+    "broker",
+    await openBroker({
+      ...common,
+      url: config.MUSTER_AMQP_URL,
+      name: "reliability",
+      service: "reliability",
+      identify: (token) => verifier.verify(token),
+      drainTimeoutMs: 2_000,
+    }),
+  );
+  own(
+    "relay",
+    await openOutboxRelay({ ...common, database, publish: (message) => broker.publish(message), pollMs: 200 }),
+  );
+  await openReliability({ ...common, config, database, broker, own });
+  return {
+    database,
+    broker,
+    metrics,
+    health,
+    async close() {
+      for (const closeable of owned) await closeable.close();
+    },
+  };
+}
+
+/** A broker of somebody else on the same vhost: an asker, or a scripted owner. */
+export function openPeer(ground: Ground, name: "gateway" | "vm-ops" | "auth" | "agent"): Promise<Broker> {
+  return openBroker({
+    url: ground.vhost.amqpUrl,
+    name,
+    ...(name === "agent" ? {} : { service: name }),
+    logger: silent,
+    metrics: createMetrics({ service: name }),
+    identify: (token) =>
+      openVerifier({
+        fetchKeys: () => Promise.resolve({ keys: [ground.issuer.jwk] }),
+        mode: "enforced",
+        shadowTenantId: "shadow-tenant",
+        logger: silent,
+        metrics: createMetrics({ service: name }),
+      }).verify(token),
+    drainTimeoutMs: 2_000,
+  });
+}
+
+export interface Issuer {
+  readonly jwk: { kty: string; kid: string; alg: string; use: "sig"; crv: string; x: string };
+  token(tenantId: string, role: Role, subject?: string): string;
+}
+
+/** Signs access tokens as the auth service does. */
+export function openIssuer(): Issuer {
+  const { publicKey, privateKey } = generateKeyPairSync("ed25519");
+  const kid = "test-key";
+  const { x = "" } = publicKey.export({ format: "jwk" });
+  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
+  return {
+    jwk: { kty: "OKP", crv: "Ed25519", x, kid, alg: "EdDSA", use: "sig" },
+    token(tenantId, role, subject = `user:${randomUUID()}`) {
+      const nowS = Math.floor(Date.now() / 1_000);
+      const claims = {
+        iss: accessTokenIssuer,
+        aud: accessTokenAudience,
+        sub: subject,
+        jti: randomUUID(),
+        iat: nowS,
+        exp: nowS + 600,
+        tenant_id: tenantId,
+        roles: [role],
+      };
+      const signed = `${part({ alg: "EdDSA", typ: accessTokenType, kid })}.${part(claims)}`;
+      return `${signed}.${sign(null, Buffer.from(signed), privateKey).toString("base64url")}`;
+    },
+  };
+}
+
+/** What a request of this caller carries. */
+export const asking = (
+  ground: Ground,
+  tenantId: string,
+  role: Role = "admin",
+  subject?: string,
+): WorkContext => ({ correlationId: randomUUID(), identity: ground.issuer.token(tenantId, role, subject) });
+
+/** The value of a metric with exactly these labels, or undefined while there is none. */
+export async function metricOf(
+  metrics: Metrics,
+  name: string,
+  labels: Record<string, string> = {},
+): Promise<number | undefined> {
+  const found = await metrics.registry.getSingleMetric(name)?.get();
+  return found?.values.find(({ labels: has }) =>
+    Object.entries(labels).every(([key, value]) => String(Reflect.get(has, key)) === value),
+  )?.value;
+}
+
+export const inSystem = <R>(database: Database, text: string, values: readonly unknown[] = []): Promise<R[]> =>
+  database.transaction("system", (tx) => tx.query<R>(text, values));
