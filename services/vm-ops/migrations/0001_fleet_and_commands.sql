@@ -27,8 +27,8 @@ CREATE TABLE vms (
   concurrency integer NOT NULL DEFAULT 1 CHECK (concurrency BETWEEN 1 AND 64),
   agent_id uuid,
   idempotency_key text,
-  -- The whole of the first request, to say what a second one under the same key has different.
-  requested jsonb NOT NULL,
+  -- The whole of the first request as JSON text, to say what a second one under the same key has different.
+  requested text NOT NULL,
   registered_at timestamptz NOT NULL DEFAULT now(),
   retired_at timestamptz,
   queue_ready_at timestamptz,
@@ -42,6 +42,7 @@ CREATE INDEX vms_labels ON vms USING gin (labels jsonb_path_ops);
 CREATE INDEX vms_of_agent ON vms (tenant_id, agent_id) WHERE agent_id IS NOT NULL;
 CREATE INDEX vms_without_queue ON vms (registered_at) WHERE state = 'active' AND queue_ready_at IS NULL;
 CREATE INDEX vms_with_old_queue ON vms (retired_at) WHERE state = 'retired' AND queue_removed_at IS NULL;
+CREATE INDEX vms_retired ON vms (retired_at) WHERE state = 'retired';
 CALL isolate_tenants('vms');
 
 CREATE TABLE agent_sessions (
@@ -59,6 +60,8 @@ CREATE TABLE agent_sessions (
   drivers text NOT NULL,
   actions text[] NOT NULL,
   online boolean NOT NULL DEFAULT true,
+  -- An agent has the whole time to claim from here, however long its doorbells have waited.
+  online_since timestamptz NOT NULL DEFAULT now(),
   quarantined_at timestamptz,
   quarantine_reason text,
   started_at timestamptz NOT NULL DEFAULT now(),
@@ -66,6 +69,7 @@ CREATE TABLE agent_sessions (
   PRIMARY KEY (tenant_id, agent_id),
   CHECK ((quarantined_at IS NULL) = (quarantine_reason IS NULL))
 ) WITH (fillfactor = 70);
+CREATE INDEX agent_sessions_online ON agent_sessions (tenant_id, agent_id) WHERE online AND quarantined_at IS NULL;
 CALL isolate_tenants('agent_sessions');
 
 -- VMs are never deleted, so commands need no foreign key to them; it would lock a row more per command.
@@ -159,6 +163,7 @@ CREATE TABLE command_events (
   details text NOT NULL DEFAULT '{}',
   PRIMARY KEY (tenant_id, command_id, id)
 );
+CREATE INDEX command_events_at ON command_events USING brin (at) WITH (pages_per_range = 32);
 CALL isolate_tenants('command_events');
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -11,7 +11,7 @@ export async function notePresence(tx: Tx, events: readonly Heard[], online: boo
   );
   heard.sort((a, b) => (a.tenantId + a.agent_id < b.tenantId + b.agent_id ? -1 : 1));
   await tx.execute(
-    `UPDATE agent_sessions s SET online = $4
+    `UPDATE agent_sessions s SET online = $4, online_since = CASE WHEN $4 THEN now() ELSE s.online_since END
      FROM unnest($1::text[], $2::uuid[], $3::integer[]) AS g(tenant_id, agent_id, generation)
      WHERE s.tenant_id = g.tenant_id AND s.agent_id = g.agent_id AND s.generation = g.generation
        AND s.online IS DISTINCT FROM $4`,

@@ -85,7 +85,8 @@ const writeText = `INSERT INTO agent_sessions AS s (tenant_id, agent_id, generat
       ELSE excluded.journal_seq END,
     started_at = CASE WHEN $13::boolean THEN now() ELSE s.started_at END,
     boot_id = excluded.boot_id, version = excluded.version, drivers = excluded.drivers,
-    actions = excluded.actions, online = true, last_seen_at = now(),
+    actions = excluded.actions, last_seen_at = now(),
+    online_since = CASE WHEN s.online AND NOT $13::boolean THEN s.online_since ELSE now() END, online = true,
     quarantined_at = CASE WHEN $12::text IS NULL THEN NULL ELSE coalesce(s.quarantined_at, now()) END,
     quarantine_reason = $12
   WHERE s.generation = $14

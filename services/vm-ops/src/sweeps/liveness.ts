@@ -1,0 +1,66 @@
+import type { Broker } from "@muster/broker/broker";
+import type { Database, Tx } from "@muster/database/database";
+import type { Logger } from "@muster/telemetry/logger";
+import { outageGapMs } from "./rules.ts";
+
+/** Keeps the record of when database and broker were last both in reach, by the database's clock. */
+export interface Liveness {
+  close(): Promise<void>;
+}
+
+const everyMs = 5_000;
+
+/** One touch. After a gap leases are forgiven for as long again, and two leases more. Answers the outage, in ms. */
+export async function touchLiveness(tx: Tx, leaseMs: number): Promise<number> {
+  const [row] = await tx.query<{ gap_ms: number }>(
+    `WITH before AS (SELECT touched_at FROM liveness FOR UPDATE)
+     INSERT INTO liveness AS l (touched_at, resumed_at, amnesty_until) VALUES (now(), now(), now())
+     ON CONFLICT (only_row) DO UPDATE SET
+       touched_at = greatest(l.touched_at, now()),
+       resumed_at = CASE WHEN now() - l.touched_at > $1::bigint * interval '1 ms' THEN now() ELSE l.resumed_at END,
+       amnesty_until = CASE WHEN now() - l.touched_at > $1::bigint * interval '1 ms'
+         THEN greatest(l.amnesty_until, now() + (now() - l.touched_at) + 2 * $2::bigint * interval '1 ms')
+         ELSE l.amnesty_until END,
+       outages = l.outages + CASE WHEN now() - l.touched_at > $1::bigint * interval '1 ms' THEN 1 ELSE 0 END
+     RETURNING (extract(epoch FROM now() - coalesce((SELECT touched_at FROM before), now())) * 1000)::float8 AS gap_ms`,
+    [outageGapMs, leaseMs],
+  );
+  const gapMs = row?.gap_ms ?? 0;
+  return gapMs > outageGapMs ? gapMs : 0;
+}
+
+/** How long leases are still forgiven, in ms. */
+export async function amnestyMs(tx: Tx): Promise<number> {
+  const [row] = await tx.query<{ ms: number }>(
+    "SELECT (extract(epoch FROM amnesty_until - now()) * 1000)::float8 AS ms FROM liveness",
+  );
+  return Math.max(0, Math.ceil(row?.ms ?? 0));
+}
+
+/** Touches at once, so that an outage of this service itself is seen before its first sweep, then every 5 s. */
+export async function openLiveness(o: {
+  database: Pick<Database, "transaction">;
+  broker: Pick<Broker, "state">;
+  leaseMs: number;
+  logger: Logger;
+}): Promise<Liveness> {
+  async function touch(): Promise<void> {
+    if (o.broker.state !== "connected") return;
+    const outageMs = await o.database.transaction("system", (tx) => touchLiveness(tx, o.leaseMs));
+    if (outageMs > 0) o.logger.warn({ outage_ms: outageMs }, "back after an outage: leases are forgiven");
+  }
+  await touch();
+  let running: Promise<void> = Promise.resolve();
+  const timer = setInterval(() => {
+    running = running.then(touch).catch((error: unknown) => {
+      o.logger.debug({ err: error }, "liveness could not be touched");
+    });
+  }, everyMs);
+  timer.unref();
+  return {
+    async close() {
+      clearInterval(timer);
+      await running;
+    },
+  };
+}
