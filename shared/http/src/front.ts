@@ -1,4 +1,5 @@
-import { MusterError } from "@muster/contracts/errors";
+import { MusterError, errorCodes } from "@muster/contracts/errors";
+import type { ErrorCode } from "@muster/contracts/errors";
 import { runWith } from "@muster/telemetry/context";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Counter, Gauge, Histogram, Metrics } from "@muster/telemetry/metrics";
@@ -108,25 +109,35 @@ export class Front {
     const { route, thread, error } = visit;
     const method = knownMethods.has(request.method ?? "") ? request.method! : "OTHER";
     const seconds = Number(process.hrtime.bigint() - visit.startedAt) / 1e9;
-    const finished = response.writableFinished;
     // 499: the client closed before the answer was out.
-    const status = finished || response.headersSent ? response.statusCode : 499;
+    const status = response.headersSent ? response.statusCode : 499;
     const streamed = String(response.getHeader("content-type") ?? "").startsWith("text/event-stream");
     this.#requests.inc({ method, route, status });
     if (!streamed) this.#seconds.observe({ method, route }, seconds);
+    const code = error === undefined || status === 499 ? {} : { code: asMusterError(error).code };
     const line = {
       method,
       route,
       status,
       took_ms: Math.round(seconds * 1e5) / 100,
       request_id: thread.requestId,
-      ...(error instanceof MusterError ? { code: error.code } : {}),
+      ...code,
     };
-    runWith(thread.context, () => {
-      if (status >= 500) this.#o.logger.error({ ...line, err: error }, "request failed");
-      else this.#o.logger.info(line, "request");
-    });
+    runWith(thread.context, () => this.#log(line, error));
   }
+
+  #log(line: { status: number; code?: ErrorCode }, error: unknown): void {
+    const { code } = line;
+    if (code === undefined || errorCodes[code].status < 500) this.#o.logger.info(line, "request");
+    else if (errorCodes[code].retriable)
+      this.#o.logger.warn({ ...line, ...causeOf(error) }, "request refused");
+    else this.#o.logger.error({ ...line, err: error }, "request failed");
+  }
+}
+
+/** Overload alone has no cause, and must not fill the log with stacks. */
+function causeOf(error: unknown): { err?: unknown } {
+  return error instanceof Error && error.cause !== undefined ? { err: error } : {};
 }
 
 function asMusterError(error: unknown): MusterError {

@@ -13,7 +13,8 @@ export function headerOf(request: IncomingMessage, name: string): string | undef
 
 export interface RequestThread {
   readonly requestId: string;
-  readonly context: WorkContext & { readonly traceparent: string };
+  /** Gains the tenant once it is known. */
+  context: WorkContext & { readonly traceparent: string };
 }
 
 /** The ids that tie a request to what it causes: accepted where well formed, else made. */
@@ -28,14 +29,17 @@ function acceptedId(text: string | undefined): string | undefined {
   return text !== undefined && correlationId.safeParse(text).success ? text : undefined;
 }
 
+/** Stands for an Authorization header that brings no bearer; no verifier takes it for a token or a key. */
+export const notABearer = "(not a bearer)";
+
 /**
- * The bearer of `Authorization`; undefined when there is no such header. A header of another scheme
- * is handed on whole, so that it is refused as a bad token and not as a missing one.
+ * The bearer of `Authorization`; undefined when there is no such header. What a header of another form
+ * brings is never taken for a token, but it is a bad token and not a missing one.
  */
 export function bearerOf(request: IncomingMessage): string | undefined {
-  const header = headerOf(request, "authorization")?.trim();
-  if (header === undefined || header === "") return undefined;
-  return /^Bearer +(\S+)$/i.exec(header)?.[1] ?? header;
+  const header = request.headers.authorization;
+  if (header === undefined) return undefined;
+  return /^Bearer +(\S+)$/i.exec(header.trim())?.[1] ?? notABearer;
 }
 
 /** 1 to 255 visible ASCII, bare or as a quoted structured-field string. Throws IDEMPOTENCY_KEY_INVALID. */

@@ -19,6 +19,7 @@ export function sendText(response: ServerResponse, status: number, type: string,
   response.end(response.req.method === "HEAD" ? undefined : text);
 }
 
+const discardedBytesMax = 16 * 1024 * 1024;
 const json = "application/json; charset=utf-8";
 
 export function sendSuccess(
@@ -51,7 +52,9 @@ export function sendError(response: ServerResponse, error: MusterError, retryAft
     response.setHeader("retry-after", String(seconds));
   }
   if (error.status === 401) response.setHeader("www-authenticate", 'Bearer realm="muster"');
-  // What was not read of the body must not be taken for the next request.
-  if (!response.req.complete) response.setHeader("connection", "close");
+  // Node throws away what was not read of a body, so that the client can finish and read this answer;
+  // beyond a bound it is cut off instead.
+  const length = Number(response.req.headers["content-length"] ?? 0);
+  if (length > discardedBytesMax) response.setHeader("connection", "close");
   sendText(response, error.status, json, errorBody(error));
 }

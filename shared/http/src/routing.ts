@@ -3,6 +3,7 @@ import { hasRole } from "@muster/contracts/principal";
 import type { Principal, Role } from "@muster/contracts/principal";
 import type { Route } from "@muster/contracts/route";
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { runWith } from "@muster/telemetry/context";
 import { parse as parseQuery } from "node:querystring";
 import { z } from "zod";
 import { readJsonBody } from "./body.ts";
@@ -48,10 +49,13 @@ export function compileRoute<R extends Route>(
   return {
     route,
     async answer(request, response, rawParams, thread) {
-      const gone = new AbortController();
-      response.once("close", () => gone.abort());
+      const ending = new AbortController();
+      response.once("close", () => ending.abort());
       const bearer = bearerOf(request);
-      const who = await authenticated(route, o.authenticate, { bearer, thread, signal: gone.signal });
+      const who = await authenticated(route, o.authenticate, { bearer, thread, signal: ending.signal });
+      // From here on log lines name the tenant.
+      const context = { ...thread.context, tenantId: who?.principal.tenant_id, identity: who?.token };
+      thread.context = context;
       const params = paramsSchema === undefined ? {} : checked(paramsSchema, rawParams, "params");
       const query = checked(querySchema, queryOf(request, listKeys), "query");
       const idempotencyKey = route.idempotencyKey ? idempotencyKeyOf(request) : undefined;
@@ -59,14 +63,7 @@ export function compileRoute<R extends Route>(
         route.body === undefined
           ? undefined
           : checked(route.body, await readJsonBody(request, route.bodyBytesMax), "body");
-      const context = { ...thread.context, tenantId: who?.principal.tenant_id, identity: who?.token };
-      let stream: OpenSseStream | undefined;
-      const sse = () => {
-        if (route.stream === undefined || !acceptsEventStream(request)) return undefined;
-        return (stream ??= openStream(request, response, o));
-      };
-      const deadline = new Deadline(o.limits.handlerTimeoutMs, () => stream === undefined);
-      const signal = AbortSignal.any([gone.signal, deadline.signal]);
+      const opened: { stream?: OpenSseStream } = {};
       const given = {
         principal: who?.principal,
         token: who?.token,
@@ -77,17 +74,27 @@ export function compileRoute<R extends Route>(
         idempotencyKey,
         requestId: thread.requestId,
         context,
-        signal,
-        sse,
+        signal: ending.signal,
+        sse() {
+          if (route.stream === undefined || request.method !== "GET" || !acceptsEventStream(request)) {
+            return undefined;
+          }
+          return (opened.stream ??= openStream(request, response, o));
+        },
+      };
+      const expired = () => {
+        if (opened.stream !== undefined) return false;
+        ending.abort();
+        return true;
       };
       try {
-        const reply = await deadline.race(call(given));
-        if (stream !== undefined) return;
+        const work = runWith(context, () => call(given));
+        const reply = await within(o.limits.handlerTimeoutMs, work, expired);
+        if (opened.stream !== undefined) return;
         if (reply === undefined) throw new Error(`the handler of ${route.path} returned nothing`);
         sendSuccess(response, { ...reply, status: reply.status ?? route.status });
       } finally {
-        deadline.clear();
-        stream?.end("done");
+        opened.stream?.end("done");
       }
     },
   };
@@ -113,10 +120,7 @@ function refuseRole(principal: Principal, needed: Role): void {
 function checked<S extends z.ZodType>(schema: S, value: unknown, root: string): z.output<S> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
-  throw new MusterError("VALIDATION_FAILED", undefined, {
-    details: faultsOf(parsed.error, root),
-    cause: undefined,
-  });
+  throw new MusterError("VALIDATION_FAILED", undefined, { details: faultsOf(parsed.error, root) });
 }
 
 function queryOf(request: IncomingMessage, listKeys: ReadonlySet<string>): Record<string, unknown> {
@@ -150,32 +154,12 @@ function openStream(
   return stream;
 }
 
-/** A handler's time; streams have none. */
-class Deadline {
-  readonly #over = new AbortController();
-  readonly #timer: NodeJS.Timeout;
-  #expire: ((error: MusterError) => void) | undefined;
-
-  constructor(timeoutMs: number, applies: () => boolean) {
-    this.#timer = setTimeout(() => {
-      if (!applies()) return;
-      this.#over.abort();
-      this.#expire?.(new MusterError("DEADLINE_EXCEEDED"));
+/** What `work` gives, or DEADLINE_EXCEEDED; `expires` may say that the time does not apply any more. */
+function within<T>(timeoutMs: number, work: Promise<T>, expires: () => boolean): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      if (expires()) reject(new MusterError("DEADLINE_EXCEEDED"));
     }, timeoutMs);
-  }
-
-  get signal(): AbortSignal {
-    return this.#over.signal;
-  }
-
-  race<T>(work: Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      this.#expire = reject;
-      work.then(resolve, reject);
-    });
-  }
-
-  clear(): void {
-    clearTimeout(this.#timer);
-  }
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
 }
