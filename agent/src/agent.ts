@@ -7,7 +7,8 @@ import { Doorbells } from "./doorbells/doorbells.ts";
 import { bootId } from "./drivers/process/procfs.ts";
 import type { Drivers } from "./drivers/registry.ts";
 import { Heartbeat } from "./heartbeat/heartbeat.ts";
-import type { Journal } from "./journal/journal.ts";
+import { pruneRowsMax, type Journal } from "./journal/journal.ts";
+import { handleOf } from "./journal/records.ts";
 import { OutputSender } from "./output/sender.ts";
 import { Reports } from "./reports/reports.ts";
 import { Session, type Greeting } from "./session/session.ts";
@@ -150,16 +151,20 @@ class WiredAgent implements Agent {
     };
   }
 
+  /** Some rows at a time, with room for other work between. */
   #prune(): void {
     const { journal, drivers, logger } = this.#parts;
+    if (this.#stopping) return;
     try {
-      for (const key of journal.prune()) {
+      const keys = journal.prune();
+      for (const key of keys) {
         for (const driver of drivers.all) {
-          driver.forget(`${key.commandId}.${key.attempt}`).catch((error: unknown) => {
+          driver.forget(handleOf(key)).catch((error: unknown) => {
             logger.warn({ err: error }, "an old run could not be removed");
           });
         }
       }
+      if (keys.length === pruneRowsMax) setImmediate(() => this.#prune());
     } catch (error) {
       logger.warn({ err: error }, "old records could not be pruned");
     }

@@ -4,7 +4,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { temporaryHome } from "./agent-side.ts";
 import type { ScriptedMesh } from "./scripted-mesh.ts";
 
-const program = fileURLToPath(new URL("../src/main.js", import.meta.url));
+const program = fileURLToPath(new URL("../../bin/muster-agent", import.meta.url));
 
 export interface AgentProcess {
   readonly child: ChildProcess;
@@ -15,7 +15,7 @@ export interface AgentProcess {
 }
 
 export function spawnAgent(env: Record<string, string>): AgentProcess {
-  const child = spawn(process.execPath, [program], {
+  const child = spawn(program, [], {
     env: { PATH: process.env["PATH"] ?? "", ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });

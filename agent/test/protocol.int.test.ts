@@ -270,6 +270,30 @@ describe("an agent that is killed", function () {
   });
 });
 
+describe("a command that killed its agent twice", function () {
+  this.timeout(60_000);
+
+  it("is not started a third time by that agent, and is reported as poison", async () => {
+    const { mesh, agent, path, result, clean } = await setup();
+    const id = await mesh.submitScript(`touch ${path("started")}`, 0);
+    const home = openHome(agent.home);
+    const journal = Journal.open(agent.home);
+    const key = { commandId: id, attempt: 1 };
+    const [vm_uuid = ""] = mesh.vmUuids;
+    const bell = { vm_uuid, epoch: 1, lane: "work", action: "script", correlation_id: "c" } as const;
+    await journal.write({ kind: "received", key, bell });
+    await journal.write({ kind: "starting", key, fields: { crashes: 2 } });
+    await journal.write({ kind: "acked", key, fields: { output_done: true } });
+    await journal.close();
+    await home.close();
+    agent.start();
+    await mesh.ring(id, { attempt: 2 });
+    expect(await result(id)).to.include({ attempt: 2, outcome: "poison", effect: "unknown" });
+    expect(existsSync(path("started"))).to.equal(false);
+    await clean();
+  });
+});
+
 describe("an agent's life", function () {
   this.timeout(60_000);
 
@@ -344,11 +368,11 @@ describe("an agent's life", function () {
     expect(one.log()).to.match(/MUSTER_AGENT_ID: must be set/);
   });
 
-  it("stays within 80 MiB of resident memory after a hundred commands", async () => {
+  it("stays within 80 MiB of resident memory after hundreds of commands", async () => {
     const { mesh, agent, result, clean } = await setup();
     const one = agent.start();
     const ids: string[] = [];
-    for (let n = 0; n < 100; n++) ids.push(await mesh.submit("probe", {}));
+    for (let n = 0; n < 300; n++) ids.push(await mesh.submit("probe", {}));
     for (const id of ids) await result(id);
     const status = readFileSync(`/proc/${one.child.pid}/status`, "utf8");
     const residentKiB = Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]);

@@ -176,7 +176,8 @@ export class Carrier {
     const granted = await this.#claim(held);
     if (granted === undefined) {
       this.#held.delete(held.handle);
-      await writeAtLast(journal, { kind: "forgotten", key: held.key }, this.#stop.signal);
+      const forgotten = { kind: "forgotten", key: held.key, fields: { output_done: true } } as const;
+      await writeAtLast(journal, forgotten, this.#stop.signal);
       return;
     }
     const { grant, sentAtMs } = granted;

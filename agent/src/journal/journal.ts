@@ -13,7 +13,7 @@ export class JournalUnwritable extends Error {
 export const retentionMs = 14 * 24 * 3_600_000;
 const probeMs = 2_000;
 const changesPerFlushMax = 500;
-const pruneRowsMax = 500;
+export const pruneRowsMax = 500;
 
 interface Waiting {
   readonly change: Change;
@@ -187,7 +187,7 @@ export class Journal {
     this.#statement(
       `INSERT INTO attempts (command_id, attempt, state, vm_uuid, epoch, lane, action, correlation_id, received_seq, age_ms)
        VALUES (?, ?, 'received', ?, ?, ?, ?, ?, ?, ?)
-       ON CONFLICT DO UPDATE SET state = 'received', epoch = excluded.epoch, age_ms = excluded.age_ms
+       ON CONFLICT DO UPDATE SET state = 'received', output_done = 0, epoch = excluded.epoch, age_ms = excluded.age_ms
        WHERE state = 'forgotten'`,
     ).run(
       change.key.commandId,

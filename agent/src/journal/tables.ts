@@ -52,6 +52,9 @@ const schema = `
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX IF NOT EXISTS attempts_open ON attempts (received_seq)
     WHERE state NOT IN ('acked', 'forgotten', 'orphaned') OR output_done = 0;
+  CREATE INDEX IF NOT EXISTS attempts_unsettled ON attempts (received_seq)
+    WHERE state NOT IN ('acked', 'forgotten', 'orphaned');
+  CREATE INDEX IF NOT EXISTS attempts_finished ON attempts (command_id) WHERE state = 'finished';
   CREATE INDEX IF NOT EXISTS attempts_age ON attempts (age_ms);
   CREATE INDEX IF NOT EXISTS records_age ON records (age_ms);
 `;

@@ -58,13 +58,13 @@ export class ProcessDriver implements Driver {
         return this.#run(work, { program: interpreter, args: [script, ...args], script: text }, around);
       }
       case "file.put":
-        return atOnce(putFile(parsed(actions["file.put"].params, work)));
+        return atOnce(putFile(parsed(actions["file.put"].params, work)), work.timeoutMs);
       case "file.get":
-        return atOnce(getFile(parsed(actions["file.get"].params, work)));
+        return atOnce(getFile(parsed(actions["file.get"].params, work)), work.timeoutMs);
       case "probe":
-        return atOnce(this.#probeOutcome());
+        return atOnce(this.#probeOutcome(), work.timeoutMs);
       case "ping":
-        return atOnce(Promise.resolve(done({ pong: true })));
+        return atOnce(Promise.resolve(done({ pong: true })), work.timeoutMs);
     }
   }
 
@@ -136,9 +136,19 @@ function done(data: Record<string, unknown>): Outcome {
   return { outcome: "succeeded", reason: "completed", effect: "none", result };
 }
 
-/** Work that is over in a moment, inside the agent: there is nothing to stop. */
-function atOnce(work: Promise<Outcome>): Running {
-  const outcome = work.catch((error: unknown) => failed("start_failed", "unknown", String(error)));
+/** Work that is over in a moment, inside the agent: there is nothing to stop. A file system that hangs ends it by time. */
+function atOnce(work: Promise<Outcome>, timeoutMs: number): Running {
+  const outcome = new Promise<Outcome>((resolve) => {
+    const overdue: Outcome = {
+      ...{ outcome: "expired", reason: "execution_timeout", effect: "unknown" },
+      result: { ...emptyResult, error: `not done within ${timeoutMs} ms` },
+    };
+    const timer = setTimeout(() => resolve(overdue), timeoutMs);
+    void work
+      .catch((error: unknown) => failed("start_failed", "unknown", String(error)))
+      .then(resolve)
+      .finally(() => clearTimeout(timer));
+  });
   return { outcome, stop: () => undefined, leave: () => undefined, output: undefined };
 }
 
