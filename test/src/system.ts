@@ -1,0 +1,188 @@
+import { randomBytes } from "node:crypto";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createClient, type Client } from "@muster/client/client";
+import { uuidv7 } from "@muster/contracts/ids";
+import { setupDatabase } from "@muster/testing/database";
+import { eventually } from "@muster/testing/eventually";
+import { setupVhost, type Vhost } from "@muster/testing/vhost";
+import { applyMesh } from "./topology.ts";
+import { freePort, ManagedProcess, repository, runToEnd } from "./processes.ts";
+
+export const serviceNames = ["auth", "vm-ops", "reliability", "gateway"] as const;
+export type ServiceName = (typeof serviceNames)[number];
+
+const schemas = { auth: "auth", "vm-ops": "vm_ops", reliability: "reliability" } as const;
+
+export interface SystemOptions {
+  /** Settings of one service, over those that the system sets. */
+  readonly env?: Partial<Record<ServiceName, Record<string, string>>>;
+}
+
+export interface AgentOptions {
+  readonly vmUuids: readonly string[];
+  /** Kept by the caller to start the same agent again. */
+  readonly agentId?: string;
+  readonly home?: string;
+  readonly env?: Record<string, string>;
+  readonly name?: string;
+}
+
+export interface RunningAgent {
+  readonly process: ManagedProcess;
+  readonly agentId: string;
+  readonly home: string;
+}
+
+/** The whole system as operators run it: every service its own process, on a vhost and a database of its own. */
+export interface System {
+  readonly gatewayUrl: string;
+  readonly tenantId: string;
+  readonly apiKey: string;
+  readonly client: Client;
+  readonly amqpUrl: string;
+  readonly vhost: Vhost;
+  readonly adminDatabaseUrl: string;
+  readonly services: Readonly<Record<ServiceName, ManagedProcess>>;
+  readonly folder: string;
+  /** Registers a VM and gives its id. */
+  registerVm(name?: string, concurrency?: number): Promise<string>;
+  startAgent(options: AgentOptions): Promise<RunningAgent>;
+  /** Makes another tenant with its owner and gives the owner's API key. */
+  makeTenant(tenant: string, email: string): Promise<string>;
+  /** Everything that was logged by a service or agent. */
+  logOf(name: string): Promise<string>;
+  close(): Promise<void>;
+}
+
+export async function openSystem(options: SystemOptions = {}): Promise<System> {
+  const folder = await mkdtemp(join(tmpdir(), "muster-e2e-"));
+  const vhost = await setupVhost();
+  const migrations = Object.entries(schemas).map(([service, schema]) => ({
+    schema,
+    directory: join(repository, "services", service, "migrations"),
+  }));
+  const database = await setupDatabase({ migrations });
+  await applyMesh(vhost.amqpUrl, vhost.managementUrl);
+
+  const keyEncryption = randomBytes(32).toString("base64");
+  const base = { MUSTER_AMQP_URL: vhost.amqpUrl, MUSTER_MANAGEMENT_URL: vhost.managementUrl };
+  const gatewayPort = await freePort();
+  const envOf = (name: ServiceName): Record<string, string> => ({
+    ...base,
+    ...(name === "gateway"
+      ? { MUSTER_GATEWAY_HOST: "127.0.0.1", MUSTER_GATEWAY_PORT: String(gatewayPort) }
+      : { MUSTER_DATABASE_URL: database.urlFor(schemas[name]) }),
+    ...(name === "auth" ? { MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryption } : {}),
+    ...options.env?.[name],
+  });
+
+  const owner = await bootstrapOwner(envOf("auth"));
+  const services = {} as Record<ServiceName, ManagedProcess>;
+  for (const name of serviceNames) {
+    services[name] = new ManagedProcess({
+      name,
+      entry: `services/${name}/dist/src/main.js`,
+      env: envOf(name),
+      logFolder: folder,
+      internalPort: await freePort(),
+    });
+    services[name].start();
+  }
+  const agents: RunningAgent[] = [];
+  const close = async (): Promise<void> => {
+    await Promise.all(agents.map((agent) => agent.process.stop()));
+    for (const name of [...serviceNames].reverse()) await services[name].stop();
+    await database.destroy();
+    await vhost.destroy();
+    if (process.env.MUSTER_TEST_KEEP === undefined) await rm(folder, { recursive: true, force: true });
+  };
+  try {
+    await Promise.all(serviceNames.map((name) => services[name].ready()));
+  } catch (error) {
+    await close();
+    throw error;
+  }
+
+  const gatewayUrl = `http://127.0.0.1:${gatewayPort}`;
+  const client = createClient({ baseUrl: gatewayUrl, token: owner.apiKey });
+  return {
+    gatewayUrl,
+    tenantId: owner.tenantId,
+    apiKey: owner.apiKey,
+    client,
+    amqpUrl: vhost.amqpUrl,
+    vhost,
+    adminDatabaseUrl: database.adminUrl,
+    services,
+    folder,
+    registerVm: async (name = "vm", concurrency = 1) => {
+      const { data } = await client.registerVm({ body: { name, concurrency } });
+      return data.vm.vm_uuid;
+    },
+    startAgent: async (agentOptions) => {
+      const agent = await startAgent(agentOptions, {
+        folder,
+        amqpUrl: vhost.amqpUrl,
+        tenantId: owner.tenantId,
+      });
+      agents.push(agent);
+      await agentOnline(client, agent.agentId);
+      return agent;
+    },
+    makeTenant: async (tenant, email) => (await bootstrapOwner(envOf("auth"), tenant, email)).apiKey,
+    logOf: async (name) => await readFile(join(folder, `${name}.log`), "utf8"),
+    close,
+  };
+}
+
+async function bootstrapOwner(
+  env: Record<string, string>,
+  tenant = "default",
+  email = "owner@muster.local",
+): Promise<{ tenantId: string; apiKey: string }> {
+  const printed = await runToEnd({
+    name: "bootstrap",
+    entry: "services/auth/dist/src/bootstrap.js",
+    args: ["--email", email, "--tenant", tenant],
+    env,
+  });
+  const line = printed.trim().split("\n").at(-1) ?? "";
+  const made = JSON.parse(line) as { tenant_id: string; owner: { api_key: string } };
+  return { tenantId: made.tenant_id, apiKey: made.owner.api_key };
+}
+
+async function startAgent(
+  options: AgentOptions,
+  system: { folder: string; amqpUrl: string; tenantId: string },
+): Promise<RunningAgent> {
+  const agentId = options.agentId ?? uuidv7();
+  const name = options.name ?? `agent-${agentId.slice(-6)}`;
+  const home = options.home ?? join(system.folder, `${name}-home`);
+  const agentProcess = new ManagedProcess({
+    name,
+    entry: "agent/dist/src/main.js",
+    env: {
+      MUSTER_AMQP_URL: system.amqpUrl,
+      MUSTER_TENANT_ID: system.tenantId,
+      MUSTER_AGENT_ID: agentId,
+      MUSTER_AGENT_VMS: options.vmUuids.join(","),
+      MUSTER_AGENT_HOME: home,
+      ...options.env,
+    },
+    logFolder: system.folder,
+    internalPort: await freePort(),
+  });
+  agentProcess.start();
+  await agentProcess.ready();
+  return { process: agentProcess, agentId, home };
+}
+
+async function agentOnline(client: Client, agentId: string): Promise<void> {
+  await eventually(async () => {
+    const { data } = await client.listAgents();
+    const agent = data.agents.find((known) => known.agent_id === agentId);
+    if (agent?.state !== "online") throw new Error(`agent ${agentId} is ${agent?.state ?? "unknown"}`);
+  }, 30_000);
+}
