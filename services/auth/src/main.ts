@@ -4,33 +4,31 @@ import { startService } from "@muster/service/start";
 import { settings } from "./config.ts";
 import { openAuth } from "./open-auth.ts";
 
-await startService(
-  { name: "auth", settings, env: process.env, argv: process.argv },
-  async ({ config, logger, metrics, own }) => {
-    const database = own(
-      "database",
-      await openDatabase({
-        url: config.MUSTER_DATABASE_URL,
-        schema: "auth",
-        applicationName: "muster-auth",
-        poolMax: config.MUSTER_AUTH_POOL_MAX,
-        statementTimeoutMs: config.MUSTER_AUTH_STATEMENT_TIMEOUT_MS,
-        logger,
-        metrics,
-      }),
-      (opened) => opened.health(),
-    );
-    const broker = own(
-      "broker",
-      await openBroker({ url: config.MUSTER_AMQP_URL, name: "auth", service: "auth", logger, metrics }),
-      (opened) => opened.health(),
-    );
-    await openAuth({
-      database,
-      broker,
-      keyEncryptionKey: config.MUSTER_AUTH_KEY_ENCRYPTION_KEY,
-      tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+await startService({ name: "auth", settings, env: process.env, argv: process.argv }, async (service) => {
+  const { config, logger, metrics } = service;
+  const database = service.own(
+    "database",
+    await openDatabase({
+      url: config.MUSTER_DATABASE_URL,
+      schema: "auth",
+      applicationName: "muster-auth",
+      poolMax: config.MUSTER_AUTH_POOL_MAX,
+      statementTimeoutMs: config.MUSTER_AUTH_STATEMENT_TIMEOUT_MS,
       logger,
-    });
-  },
-);
+      metrics,
+    }),
+    (opened) => opened.health(),
+  );
+  const broker = service.own(
+    "broker",
+    await openBroker({ url: config.MUSTER_AMQP_URL, name: "auth", service: "auth", logger, metrics }),
+    (opened) => opened.health(),
+  );
+  await openAuth({
+    database,
+    broker,
+    keyEncryptionKey: config.MUSTER_AUTH_KEY_ENCRYPTION_KEY,
+    tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+    logger,
+  });
+});

@@ -3,17 +3,17 @@ import { startService } from "@muster/service/start";
 import { settings } from "./config.ts";
 import { openGateway } from "./open-gateway.ts";
 
-await startService(
-  { name: "gateway", settings, env: process.env, argv: process.argv },
-  async ({ config, logger, metrics, version, own }) => {
-    const broker = own(
-      "broker",
-      await openBroker({ url: config.MUSTER_AMQP_URL, name: "gateway", service: "gateway", logger, metrics }),
-      (opened) => opened.health(),
-    );
-    const gateway = own("http", await openGateway({ config, broker, version, logger, metrics }), (opened) =>
-      opened.server.health(),
-    );
-    logger.info({ url: gateway.server.url }, "the API listens");
-  },
-);
+await startService({ name: "gateway", settings, env: process.env, argv: process.argv }, async (service) => {
+  const { config, logger, metrics, version } = service;
+  const broker = service.own(
+    "broker",
+    await openBroker({ url: config.MUSTER_AMQP_URL, name: "gateway", service: "gateway", logger, metrics }),
+    (opened) => opened.health(),
+  );
+  const gateway = service.own(
+    "http",
+    await openGateway({ config, broker, version, logger, metrics }),
+    (opened) => opened.server.health(),
+  );
+  logger.info({ url: gateway.server.url }, "the API listens");
+});

@@ -40,7 +40,7 @@ export interface CallOptions {
 
 type Part<K extends string, T> = [T] extends [undefined]
   ? unknown
-  : Record<never, never> extends T
+  : object extends T
     ? { readonly [P in K]?: T }
     : { readonly [P in K]: T };
 
@@ -60,7 +60,7 @@ export interface Answer<R extends { reply: Route["reply"] }> {
 }
 
 type Call<R extends Route> =
-  Record<never, never> extends CallInput<R>
+  object extends CallInput<R>
     ? (input?: CallInput<R>) => Promise<Answer<R>>
     : (input: CallInput<R>) => Promise<Answer<R>>;
 
@@ -131,7 +131,9 @@ async function call(wired: Wired, route: Route, input: AnyInput): Promise<Answer
   });
 }
 
-async function send(wired: Wired, url: string, init: RequestInit): Promise<Response> {
+type Sent = Omit<RequestInit, "headers"> & { readonly headers: Readonly<Record<string, string>> };
+
+async function send(wired: Wired, url: string, init: Sent): Promise<Response> {
   const authorization = `Bearer ${await wired.token()}`;
   let response: Response;
   try {

@@ -71,7 +71,9 @@ async function* readOnce(
     heard();
     const response = await deps.open(from, whole);
     const reader = new EventStreamReader();
-    for await (const bytes of response.body ?? []) {
+    const body: AsyncIterable<Uint8Array> | undefined = response.body ?? undefined;
+    if (body === undefined) return;
+    for await (const bytes of body) {
       heard();
       for (const event of reader.push(bytes)) {
         const known = parsed(event);

@@ -17,8 +17,14 @@ export function urlOf(
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(input.query ?? {})) {
     for (const one of Array.isArray(value) ? (value as unknown[]) : [value]) {
-      if (one !== undefined) query.append(name, String(one));
+      if (one !== undefined) query.append(name, textOf(one, name));
     }
   }
   return query.size === 0 ? `${baseUrl}${path}` : `${baseUrl}${path}?${query.toString()}`;
+}
+
+function textOf(value: unknown, name: string): string {
+  if (typeof value === "string") return value;
+  if (typeof value === "number" || typeof value === "boolean") return String(value);
+  throw new TypeError(`query.${name} must be text, a number or a boolean`);
 }

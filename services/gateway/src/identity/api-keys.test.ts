@@ -38,7 +38,7 @@ describe("API keys at the gateway", () => {
   it("are exchanged once for any number of requests at once, and no key is sent", async () => {
     const { keys, state } = setup();
     const key = newKey();
-    const all = await Promise.all(Array.from({ length: 50 }, () => keys.tokenFor(key)));
+    const all = await Promise.all(Array.from({ length: 50 }, async () => keys.tokenFor(key)));
     expect(new Set(all.map(({ token }) => token))).to.deep.equal(new Set(["token-1"]));
     expect(state.asked).to.have.length(1);
     expect(state.asked[0]?.prefix).to.equal("abcdefghij");
