@@ -5,6 +5,7 @@ import { MusterError } from "@muster/contracts/errors";
 import type { ReportItem } from "@muster/broker/broker";
 import type { Database, Tx } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
+import type { VmOpsMetrics } from "../metrics.ts";
 import { bindVms, lockSessions, pendingFor, writeSession } from "./store-hello.ts";
 import type { SessionForHello } from "./store-hello.ts";
 import { judgeHello } from "./session-policy.ts";
@@ -15,6 +16,7 @@ type Answer = ReplyInputOf<typeof agentHello> | MusterError;
 
 export interface HelloParts {
   readonly database: Pick<Database, "transaction">;
+  readonly metrics: Pick<VmOpsMetrics, "quarantines">;
   readonly heartbeatMs: number;
   readonly logger: Logger;
 }
@@ -25,6 +27,7 @@ export async function greet(parts: HelloParts, items: readonly Item[]): Promise<
   answers.forEach((answer, at) => {
     const agent_id = items[at]?.context.agentId;
     if (answer instanceof MusterError && answer.code === "AGENT_QUARANTINED") {
+      parts.metrics.quarantines.inc();
       parts.logger.error({ err: answer, agent_id }, "an agent is quarantined");
     }
   });

@@ -7,6 +7,7 @@ import { prepareEvent } from "@muster/broker/prepare";
 import type { RequestContext } from "@muster/broker/broker";
 import type { Database, Tx } from "@muster/database/database";
 import { callerOf } from "../caller.ts";
+import type { VmOpsMetrics } from "../metrics.ts";
 import { decide } from "./machine.ts";
 import type { Transition } from "./machine.ts";
 import { doorbell } from "./messages.ts";
@@ -21,6 +22,7 @@ export type AcceptAnswer = ReplyInputOf<Contract> | MusterError;
 
 export interface AcceptParts {
   readonly database: Pick<Database, "transaction">;
+  readonly metrics: Pick<VmOpsMetrics, "accepted">;
   /** Commands that may wait for one VM. */
   readonly waitingMax: number;
   /** Why nothing is accepted for the moment; undefined when it is. */
@@ -45,18 +47,31 @@ export async function acceptCommands(
   if (pressure !== undefined) return items.map(() => new MusterError("BACKPRESSURE", undefined, pressure));
   const judged = items.map((item, at) => judge(item, at));
   const candidates = judged.filter((one): one is Candidate => !(one instanceof MusterError));
-  if (candidates.length === 0) return judged as MusterError[];
+  const accepted = candidates.length === 0 ? undefined : await acceptAll(parts, candidates);
+  return judged.map((one, at) => {
+    const answer = one instanceof MusterError ? one : (accepted?.get(at) ?? new MusterError("INTERNAL"));
+    parts.metrics.accepted.inc({ outcome: outcomeOf(answer) });
+    return answer;
+  });
+}
+
+async function acceptAll(
+  { database, waitingMax }: AcceptParts,
+  candidates: readonly Candidate[],
+): Promise<Map<number, AcceptAnswer>> {
   const tenants = [...new Set(candidates.map((candidate) => candidate.tenantId))];
-  const accepted = await parts.database.transaction({ tenants }, async (tx) => {
+  return database.transaction({ tenants }, async (tx) => {
     const answers = new Map<number, AcceptAnswer>();
     for (let left = candidates; left.length > 0; left = left.filter(({ at }) => !answers.has(at))) {
-      await acceptPass(tx, parts.waitingMax, left, answers);
+      await acceptPass(tx, waitingMax, left, answers);
     }
     return answers;
   });
-  return judged.map((one, at) =>
-    one instanceof MusterError ? one : (accepted.get(at) ?? new MusterError("INTERNAL")),
-  );
+}
+
+function outcomeOf(answer: AcceptAnswer): string {
+  if (answer instanceof MusterError) return answer.code;
+  return answer.replayed ? "replayed" : "accepted";
 }
 
 function judge({ payload, context }: AcceptItem, at: number): Candidate | MusterError {

@@ -25,15 +25,19 @@ const text = `WITH given AS (
     RETURNING c.tenant_id, c.id, c.attempt
   )
   INSERT INTO command_events (tenant_id, command_id, from_state, to_state, attempt, reason, rule, actor)
-  SELECT tenant_id, id, 'queued', $4, attempt, $5, 'doorbell_confirmed', 'broker' FROM changed`;
+  SELECT tenant_id, id, 'queued', $4, attempt, $5, 'doorbell_confirmed', 'broker' FROM changed
+  RETURNING command_id`;
 
-/** The broker has these doorbells: queued becomes dispatched, in the transaction that forgets the outbox rows. */
-export async function confirmDoorbells(tx: Tx, rows: readonly OutboxRow[]): Promise<number> {
+/**
+ * The broker has these doorbells: queued becomes dispatched, in the transaction that forgets the outbox rows. Answers
+ * which commands were changed.
+ */
+export async function confirmDoorbells(tx: Tx, rows: readonly OutboxRow[]): Promise<string[]> {
   const rung = rows.flatMap(({ message }) => {
     const by = rungBy(message);
     return by === undefined || message.tenantId === null ? [] : [{ ...by, tenantId: message.tenantId }];
   });
-  if (rung.length === 0) return 0;
+  if (rung.length === 0) return [];
   rung.sort((a, b) => (a.tenantId + a.commandId < b.tenantId + b.commandId ? -1 : 1));
   const decision = decide(fresh, { event: "doorbell_confirmed" });
   if (decision.kind === "refused") throw new Error("the machine refuses to confirm a queued command");
@@ -43,5 +47,8 @@ export async function confirmDoorbells(tx: Tx, rows: readonly OutboxRow[]): Prom
     rung.map((one) => one.commandId),
     rung.map((one) => one.attempt),
   ];
-  return tx.execute(text, [...values, state, reason], { name: "vmops_confirm_doorbells" });
+  const changed = await tx.query<{ command_id: string }>(text, [...values, state, reason], {
+    name: "vmops_confirm_doorbells",
+  });
+  return changed.map((row) => row.command_id);
 }

@@ -1,0 +1,53 @@
+import { openBroker } from "@muster/broker/broker";
+import type { Broker } from "@muster/broker/broker";
+import { authRequests } from "@muster/contracts/auth";
+import { uuidv7 } from "@muster/contracts/ids";
+import { openDatabase } from "@muster/database/database";
+import { openVerifier } from "@muster/identity/verify";
+import { startService } from "@muster/service/start";
+import { settings } from "./config.ts";
+import { openVmOps } from "./open-vm-ops.ts";
+
+await startService(
+  { name: "vm-ops", settings, env: process.env, argv: process.argv },
+  async ({ config, logger, metrics, own }) => {
+    const database = own(
+      "database",
+      await openDatabase({
+        url: config.MUSTER_DATABASE_URL,
+        schema: "vm_ops",
+        applicationName: "muster-vm-ops",
+        poolMax: config.MUSTER_VMOPS_POOL_MAX,
+        statementTimeoutMs: config.MUSTER_VMOPS_STATEMENT_TIMEOUT_MS,
+        logger,
+        metrics,
+      }),
+      (opened) => opened.health(),
+    );
+    const verifier = own(
+      "verifier",
+      openVerifier({
+        // Asked when the first token is verified; by then the broker below is there.
+        fetchKeys: () => broker.request(authRequests.getKeys, {}, { correlationId: uuidv7() }),
+        mode: config.AUTH_MODE,
+        shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+        logger,
+        metrics,
+      }),
+    );
+    const broker: Broker = own(
+      "broker",
+      await openBroker({
+        url: config.MUSTER_AMQP_URL,
+        name: "vm-ops",
+        service: "vm-ops",
+        identify: (token) => verifier.verify(token),
+        vmQueue: { type: config.MUSTER_VM_QUEUE_TYPE },
+        logger,
+        metrics,
+      }),
+      (opened) => opened.health(),
+    );
+    await openVmOps({ config, database, broker, logger, metrics, own });
+  },
+);
