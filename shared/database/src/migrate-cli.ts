@@ -14,28 +14,31 @@ export async function runMigrateCli(o: {
   directory: string;
   env: Readonly<Record<string, string | undefined>>;
   argv: readonly string[];
+  out?: NodeJS.WritableStream;
+  err?: NodeJS.WritableStream;
 }): Promise<number> {
+  const { out = process.stdout, err = process.stderr } = o;
   const help = `Brings the schema ${o.schema} of ${o.service} up to date. Safe to run at any time, by any number at once.
 
   MUSTER_ADMIN_DATABASE_URL  a role that may create schemas and roles
   MUSTER_DATABASE_URL        the service's own; its role is created and given this password
 `;
   if (o.argv.includes("--help")) {
-    process.stdout.write(help);
+    out.write(help);
     return 0;
   }
   if (o.argv.length > 0) {
-    process.stderr.write(`unknown argument ${o.argv[0]}\n${help}`);
+    err.write(`unknown argument ${o.argv[0]}\n${help}`);
     return exitUsage;
   }
   const adminUrl = databaseUrl(o.env["MUSTER_ADMIN_DATABASE_URL"]);
   const serviceUrl = databaseUrl(o.env["MUSTER_DATABASE_URL"]);
   if (adminUrl === undefined || serviceUrl === undefined || serviceUrl.password === "") {
-    process.stderr.write(`both settings must be like postgres://role:password@host:5432/database\n${help}`);
+    err.write(`both settings must be like postgres://role:password@host:5432/database\n${help}`);
     return exitConfig;
   }
   if (adminUrl.host !== serviceUrl.host || adminUrl.pathname !== serviceUrl.pathname) {
-    process.stderr.write("both settings must name the same server and database\n");
+    err.write("both settings must name the same server and database\n");
     return exitConfig;
   }
   const logger = openLogger({ service: `${o.service}-migrate`, level: "info" });
@@ -48,7 +51,7 @@ export async function runMigrateCli(o: {
       directory: o.directory,
       logger,
     });
-    process.stdout.write(applied.length === 0 ? "up to date\n" : `applied ${applied.join(", ")}\n`);
+    out.write(applied.length === 0 ? "up to date\n" : `applied ${applied.join(", ")}\n`);
     return 0;
   } catch (error) {
     logger.error({ err: error }, "migration failed");

@@ -57,7 +57,7 @@ type Limits = Required<
 
 const quickAttemptsMax = 3;
 const backoffMaxMs = 30_000;
-const pauseMaxMs = 5_000;
+const pauseMaxMs = 1_000;
 
 /**
  * Takes committed messages to the broker: from memory right after the commit, and from the table whatever was left
@@ -111,8 +111,8 @@ class Relay implements OutboxRelay {
     });
     this.#published = o.metrics.counter({
       name: "muster_outbox_published_total",
-      help: "Publishes from the outbox by verdict; path is memory or poll",
-      labels: ["verdict", "path"],
+      help: "Publishes from the outbox by verdict; source is memory or poll",
+      labels: ["verdict", "source"],
     });
     this.#poller = makePoller({
       database: o.database,
@@ -180,7 +180,7 @@ class Relay implements OutboxRelay {
     } catch (error) {
       verdict = { kind: "unknown", reason: error instanceof Error ? error.message : String(error) };
     }
-    this.#published.inc({ verdict: verdict.kind, path: entry.path });
+    this.#published.inc({ verdict: verdict.kind, source: entry.path });
     if (verdict.kind === "routed") {
       this.#refusals = 0;
       this.#memory.done(entry);
@@ -210,7 +210,8 @@ class Relay implements OutboxRelay {
     }
     entry.attempts++;
     const delayMs = atOnce ? 0 : jittered(Math.min(backoffMaxMs, 50 * 2 ** Math.min(entry.attempts, 12)));
-    if (entry.attempts <= quickAttemptsMax && this.#closing === undefined) {
+    const ours = performance.now() + delayMs < entry.leasedUntilMs;
+    if (ours && entry.attempts <= quickAttemptsMax && this.#closing === undefined) {
       this.#memory.rest(entry);
       this.#later(delayMs, () => {
         this.#memory.wake(entry);
