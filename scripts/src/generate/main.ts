@@ -8,14 +8,10 @@ import { serviceDocuments } from "./service-documents.ts";
 
 const repository = fileURLToPath(new URL("../../../../", import.meta.url));
 
-async function allFiles(): Promise<GeneratedFile[]> {
+function allFiles(): GeneratedFile[] {
   const packageFile: unknown = JSON.parse(readFileSync(join(repository, "package.json"), "utf8"));
   const { version } = z.object({ version: z.string() }).parse(packageFile);
-  return [
-    ...meshDocuments(repository, version),
-    ...httpDocuments(version),
-    ...(await serviceDocuments(repository)),
-  ];
+  return [...meshDocuments(repository, version), ...httpDocuments(version), ...serviceDocuments()];
 }
 
 function textOf(path: string): string | undefined {
@@ -39,8 +35,8 @@ function orphans(files: readonly GeneratedFile[]): string[] {
   }
 }
 
-async function main(argv: readonly string[]): Promise<number> {
-  const files = await allFiles();
+function main(argv: readonly string[]): number {
+  const files = allFiles();
   const stale = files.filter((file) => textOf(file.path) !== file.content);
   const gone = orphans(files);
   for (const path of gone) {
@@ -61,7 +57,7 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 try {
-  process.exitCode = await main(process.argv.slice(2));
+  process.exitCode = main(process.argv.slice(2));
 } catch (error) {
   process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;

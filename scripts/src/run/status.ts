@@ -12,7 +12,7 @@ export interface Screen {
 }
 
 export function openScreen(output: NodeJS.WriteStream): Screen {
-  const live = output.isTTY === true;
+  const live = output.isTTY;
   let shown = "";
   // A reader that went away (`| head`) ends what is shown, not the system.
   output.on("error", () => undefined);
