@@ -106,7 +106,7 @@ export class SupervisedChannel<C extends Channel = Channel> {
     const opening = Promise.resolve().then(() => this.#plan.open(model));
     try {
       const channel = await within(opening, setupTimeoutMs, `opening channel ${this.#plan.name}`);
-      if (epoch !== this.#epoch || this.#closed) return void channel.close().catch(() => {});
+      if (epoch !== this.#epoch) return void channel.close().catch(() => {});
       this.#listen(channel, epoch);
       this.#current = channel;
       await within(this.#plan.setup(channel, epoch), setupTimeoutMs, `setting up channel ${this.#plan.name}`);

@@ -80,7 +80,7 @@ export class SupervisedConnection {
   /** A channel kept open for as long as the connection is wanted. */
   keepChannel<C extends Channel>(plan: ChannelPlan<C>): SupervisedChannel<C> {
     const channel = new SupervisedChannel<C>(this, plan, this.#logger);
-    this.#channels.add(channel as unknown as SupervisedChannel);
+    this.#channels.add(channel);
     if (this.#model !== undefined) channel.connectionUp(this.#model);
     return channel;
   }
@@ -144,7 +144,10 @@ export class SupervisedConnection {
   }
 
   #adopt(model: ChannelModel): void {
-    if (this.#state === "closed") return destroySocket(model);
+    if (this.#state === "closed") {
+      destroySocket(model);
+      return;
+    }
     let cause: Error | undefined;
     model.on("error", (error) => {
       cause = error;

@@ -124,7 +124,10 @@ export class QueueConsumer implements Consumer {
     const { consumerTag } = await channel.consume(
       this.queue,
       (message) => {
-        if (message === null) return this.#channel.reopen(`the broker cancelled the consumer: NOT_FOUND`);
+        if (message === null) {
+          this.#channel.reopen(`the broker cancelled the consumer: NOT_FOUND`);
+          return;
+        }
         this.#take(channel, epoch, message);
       },
       { noAck: false },

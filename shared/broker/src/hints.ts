@@ -49,7 +49,10 @@ export class TransientPublisher {
   ): void {
     const channel = this.#channel.channel;
     const full = this.#congested || this.#connection.state !== "connected";
-    if (channel === undefined || (full && !this.#mayWait)) return this.#instruments.hintsDropped.inc();
+    if (channel === undefined || (full && !this.#mayWait)) {
+      this.#instruments.hintsDropped.inc();
+      return;
+    }
     try {
       this.#congested = !channel.publish(exchange, routingKey, Buffer.from(body), options);
     } catch {
@@ -110,7 +113,10 @@ export class HintWatch implements Watch {
     await channel.consume(
       queue,
       (message) => {
-        if (message === null) return this.#channel.reopen("the broker cancelled the watch");
+        if (message === null) {
+          this.#channel.reopen("the broker cancelled the watch");
+          return;
+        }
         this.#deliver(message.fields.routingKey, message.content);
       },
       // a lost hint is made good by the next read

@@ -148,7 +148,7 @@ function checkedPayload(
       cause: parsed.error,
     });
   }
-  return JSON.stringify(parsed.data) ?? "null";
+  return parsed.data === undefined ? "null" : JSON.stringify(parsed.data);
 }
 
 function prepared(attributes: Attributes, dataJson: string, to: Addressed): PreparedMessage {

@@ -204,7 +204,10 @@ export class Publisher {
 
   /** To be called when the broker blocks or unblocks the connection. */
   onBlocked(blocked: boolean): void {
-    if (!blocked) return this.#pump();
+    if (!blocked) {
+      this.#pump();
+      return;
+    }
     for (const entry of this.#waiting) this.#giveUp(entry, "the broker has blocked publishing");
     this.#waiting = [];
     this.#flushed.poke();

@@ -151,7 +151,10 @@ export class Requester {
   }
 
   #onReply(message: ConsumeMessage | null): void {
-    if (message === null) return this.#channel.reopen("the broker cancelled the reply consumer");
+    if (message === null) {
+      this.#channel.reopen("the broker cancelled the reply consumer");
+      return;
+    }
     const id: unknown = message.properties.correlationId;
     const pending = typeof id === "string" ? this.#pending.get(id) : undefined;
     // a reply after its deadline: nobody waits any more

@@ -14,6 +14,7 @@ import { runWith } from "@muster/telemetry/context";
 import type { Consumer, RawDelivery } from "./consume.ts";
 import { unhealthy, type Health } from "./health.ts";
 import { queueLabel, type DeliveryOutcome, type Instruments } from "./instruments.ts";
+import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
 import { attributesOf, prepareReply } from "./prepare.ts";
 import { contextOf, readEnvelope, readPayload } from "./read-envelope.ts";
@@ -90,17 +91,19 @@ const clockSkewMs = 1_000;
 
 export function requestRoutes(
   requests: Record<string, RequestContract | ReportContract>,
-  handlers: unknown,
+  handlers: object,
 ): Map<string, Route> {
   const routes = new Map<string, Route>();
   for (const [key, contract] of Object.entries(requests)) {
-    const handler: unknown = Reflect.get(handlers as object, key);
-    if (typeof handler !== "function") throw new Error(`${contract.name}: no handler under the key ${key}`);
+    const handler = handlerOf(handlers, key, contract.name);
     const batched = contract.batch !== undefined;
     routes.set(contract.name, {
       contract,
-      handler: async (items) =>
-        batched ? handler(items) : [await handler(items[0]?.payload, items[0]?.context)],
+      handler: async (items) => {
+        if (!batched) return [await handler(items[0]?.payload, items[0]?.context)];
+        const answers = await handler(items);
+        return Array.isArray(answers) ? (answers as readonly unknown[]) : [];
+      },
     });
   }
   return routes;
@@ -143,7 +146,10 @@ export class RequestServer implements Consumer {
   }
 
   onDelivery(delivery: RawDelivery): void {
-    if (this.#draining) return delivery.nackNotAttempted();
+    if (this.#draining) {
+      delivery.nackNotAttempted();
+      return;
+    }
     this.#admitting += 1;
     this.#admit(delivery)
       .catch((error: unknown) => {
@@ -158,17 +164,27 @@ export class RequestServer implements Consumer {
 
   async #admit(delivery: RawDelivery): Promise<void> {
     const envelope = this.#read(delivery);
-    if (envelope === undefined) return this.#settle(delivery, "dead_lettered");
+    if (envelope === undefined) {
+      this.#settle(delivery, "dead_lettered");
+      return;
+    }
     const route = this.#options.routes.get(envelope.type);
     if (route === undefined) {
-      return this.#answer(delivery, envelope, new MusterError("UNSUPPORTED_MESSAGE"));
+      this.#answer(delivery, envelope, new MusterError("UNSUPPORTED_MESSAGE"));
+      return;
     }
     const remainingMs = this.#remainingMs(envelope, route);
-    if (remainingMs <= 0) return this.#settle(delivery, "late");
+    if (remainingMs <= 0) {
+      this.#settle(delivery, "late");
+      return;
+    }
     try {
       const context = await this.#contextFor(delivery, envelope, route, remainingMs);
       const payload = readPayload(route.contract, envelope, delivery.body.length, "VALIDATION_FAILED");
-      if (this.#draining) return delivery.nackNotAttempted();
+      if (this.#draining) {
+        delivery.nackNotAttempted();
+        return;
+      }
       this.#lanes.get(envelope.type)?.push({ delivery, envelope, payload, context });
     } catch (error) {
       this.#answer(delivery, envelope, error);
@@ -220,8 +236,14 @@ export class RequestServer implements Consumer {
     const first = jobs[0];
     if (first === undefined) return;
     const outcome = await this.#handle(route, jobs);
-    if (outcome instanceof Outcomes) return this.#answerAll(route, jobs, outcome.list);
-    if (jobs.length === 1) return this.#answer(first.delivery, first.envelope, outcome);
+    if (outcome instanceof Outcomes) {
+      this.#answerAll(route, jobs, outcome.list);
+      return;
+    }
+    if (jobs.length === 1) {
+      this.#answer(first.delivery, first.envelope, outcome);
+      return;
+    }
     // one of them may have spoilt it for all: each alone, once
     this.#options.logger.warn(
       { err: outcome, type: route.contract.name, size: jobs.length },
@@ -257,9 +279,15 @@ export class RequestServer implements Consumer {
   #answerAll(route: Route, jobs: readonly Job[], answers: readonly unknown[]): void {
     jobs.forEach((job, at) => {
       const answer = answers[at];
-      if (answer instanceof Error) return this.#answer(job.delivery, job.envelope, answer);
+      if (answer instanceof Error) {
+        this.#answer(job.delivery, job.envelope, answer);
+        return;
+      }
       const parsed = route.contract.reply.safeParse(answer);
-      if (parsed.success) return this.#reply(job.delivery, job.envelope, { ok: true, result: parsed.data });
+      if (parsed.success) {
+        this.#reply(job.delivery, job.envelope, { ok: true, result: parsed.data });
+        return;
+      }
       this.#options.logger.error(
         { faults: faultsOf(parsed.error, "reply"), type: route.contract.name },
         "bad reply",

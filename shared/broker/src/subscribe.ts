@@ -8,6 +8,7 @@ import type { Consumer, RawDelivery } from "./consume.ts";
 import { errorKindOf, fateOf } from "./failure-policy.ts";
 import { unhealthy, type Health } from "./health.ts";
 import type { DeliveryOutcome, Instruments } from "./instruments.ts";
+import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
 import { contextOf, readEnvelope, readPayload } from "./read-envelope.ts";
 import { deadLetterCopy, retryCopy } from "./retry.ts";
@@ -75,9 +76,11 @@ export class Subscriber<T> implements Consumer {
     this.#options = options;
     this.#service = subscription.service;
     for (const [key, contract] of Object.entries(subscription.events)) {
-      const handler: unknown = Reflect.get(handlers, key);
-      if (typeof handler !== "function") throw new Error(`${contract.name}: no handler under the key ${key}`);
-      this.#byType.set(contract.name, { contract, handler: (tx, events) => handler(tx, events) });
+      const handler = handlerOf(handlers, key, contract.name);
+      const handle: ErasedHandler<T> = async (tx, events) => {
+        await handler(tx, events);
+      };
+      this.#byType.set(contract.name, { contract, handler: handle });
     }
     // one batch at a time: what came in order is handled in order
     this.#lane = new Lane<Job>(
@@ -96,14 +99,18 @@ export class Subscriber<T> implements Consumer {
   }
 
   onDelivery(delivery: RawDelivery): void {
-    if (this.#stopping.signal.aborted) return delivery.nackNotAttempted();
+    if (this.#stopping.signal.aborted) {
+      delivery.nackNotAttempted();
+      return;
+    }
     let envelope: Envelope;
     try {
       envelope = readEnvelope(delivery);
     } catch (error) {
       this.#options.logger.warn({ err: error, message_id: delivery.messageId }, "unreadable message");
       delivery.reject(false);
-      return this.#count("dead_lettered");
+      this.#count("dead_lettered");
+      return;
     }
     const job = { delivery, envelope, payload: undefined };
     try {
@@ -123,7 +130,10 @@ export class Subscriber<T> implements Consumer {
     const failure = await this.#attempt(jobs);
     if (failure === undefined) return;
     const only = jobs.length === 1 ? jobs[0] : undefined;
-    if (only !== undefined) return this.#fail(only, failure.error);
+    if (only !== undefined) {
+      this.#fail(only, failure.error);
+      return;
+    }
     this.#options.logger.warn(
       { err: failure.error, size: jobs.length },
       "a batch failed; each message alone",
@@ -190,7 +200,8 @@ export class Subscriber<T> implements Consumer {
     this.#options.logger.warn(log, "handling a message failed");
     if (fate.kind === "drop") {
       delivery.ack();
-      return this.#count("dropped");
+      this.#count("dropped");
+      return;
     }
     const failure = { envelope, attempt, error, queue: this.queue, now: new Date() };
     const copy =
@@ -209,10 +220,14 @@ export class Subscriber<T> implements Consumer {
       const verdict = await this.#options.publish(copy);
       if (verdict.kind === "routed") {
         delivery.ack();
-        return this.#count(outcome);
+        this.#count(outcome);
+        return;
       }
       this.#options.logger.warn({ verdict, exchange: copy.exchange }, "a failed message could not be moved");
-      if (this.#stopping.signal.aborted) return delivery.nackNotAttempted();
+      if (this.#stopping.signal.aborted) {
+        delivery.nackNotAttempted();
+        return;
+      }
       await pause(fullJitterMs(tries, 200, 10_000), this.#stopping.signal);
     }
   }

@@ -26,7 +26,10 @@ export function within<T>(promise: Promise<T>, timeoutMs: number, doing: string)
 /** Resolves after `delayMs`, or at once when the signal fires. Never rejects. */
 export function pause(delayMs: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    if (signal?.aborted === true) return resolve();
+    if (signal?.aborted === true) {
+      resolve();
+      return;
+    }
     const timer = setTimeout(done, delayMs);
     function done(): void {
       clearTimeout(timer);

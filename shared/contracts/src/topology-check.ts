@@ -30,7 +30,7 @@ function namesOwnedTwice(mesh: Mesh): string[] {
   const named: { name: string; where: string }[] = [
     ...mesh.events.map(({ name, owner }) => ({ name, where: `the events of ${owner}` })),
     ...Object.entries(mesh.requests).flatMap(([owner, requests]) =>
-      Object.values(requests ?? {}).map(({ name }) => ({ name, where: `the requests of ${owner}` })),
+      Object.values(requests).map(({ name }) => ({ name, where: `the requests of ${owner}` })),
     ),
     ...mesh.reports.flatMap(({ queue, reports }) =>
       Object.values(reports).map(({ name }) => ({ name, where: `the reports of ${queue}` })),
@@ -45,7 +45,7 @@ function namesOwnedTwice(mesh: Mesh): string[] {
     else faults.push(`${name} is declared by ${before} and by ${where}; keep one, rename the other`);
   }
   for (const [owner, requests] of Object.entries(mesh.requests)) {
-    for (const request of Object.values(requests ?? {})) {
+    for (const request of Object.values(requests)) {
       if (request.owner === owner) continue;
       faults.push(
         `${request.name} is owned by ${request.owner} but listed under ${owner}; list it under its owner`,
