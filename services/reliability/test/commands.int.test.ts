@@ -30,18 +30,12 @@ async function setup() {
     about,
     id,
     me: asking(ground, "acme", "admin", "user:me"),
-    async close() {
-      await gateway.close();
-      await service.close();
-      await vmOps.broker.close();
-      await ground.close();
-    },
   };
 }
 
 describe("dead-lettered commands", () => {
   it("are written down once and put back by vm-ops in the caller's name", async () => {
-    const { service, gateway, script, about, id, me, close } = await setup();
+    const { service, gateway, script, about, id, me } = await setup();
     script.replay = async ({ command_id }) => ({ command_id, attempt: 4, state: "queued" });
     const outcome = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me);
     expect(outcome).to.include({ kind: "command", state: "replayed" });
@@ -49,18 +43,25 @@ describe("dead-lettered commands", () => {
       { command_id: about.commandId, dead_letter_id: id, by: "user:me" },
     ]);
     const detail = await gateway.request(getDeadLetter, { dead_letter_id: id }, me);
-    expect(detail.audit.map(({ action }) => action)).to.deep.equal(["recorded", "replay_requested", "replayed"]);
+    expect(detail.audit.map(({ action }) => action)).to.deep.equal([
+      "recorded",
+      "replay_requested",
+      "replayed",
+    ]);
     expect(await inSystem(service.database, "SELECT 1 FROM dead_letters")).to.have.length(1);
-    await close();
   });
 
   it("are settled by vm-ops's event when its answer is lost, and never replayed twice", async () => {
-    const { service, gateway, broker, script, about, id, me, close } = await setup();
+    const { service, gateway, broker, script, about, id, me } = await setup();
     script.replay = () => Promise.reject(new MusterError("DEADLINE_EXCEEDED"));
-    const lost = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me).catch((error: unknown) => error);
+    const lost = await gateway
+      .request(replayDeadLetter, { dead_letter_id: id }, me)
+      .catch((error: unknown) => error);
     expect(lost).to.be.instanceOf(MusterError).and.to.include({ code: "DEADLINE_EXCEEDED" });
     script.replay = () => Promise.reject(new MusterError("NOT_REPLAYABLE"));
-    const again = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me).catch((error: unknown) => error);
+    const again = await gateway
+      .request(replayDeadLetter, { dead_letter_id: id }, me)
+      .catch((error: unknown) => error);
     expect(again).to.be.instanceOf(MusterError).and.to.include({ code: "NOT_REPLAYABLE" });
     expect(Reflect.get(again as object, "message")).to.match(/may have succeeded/);
     await broker.publish(replayedEvent({ ...about, deadLetterId: id }));
@@ -70,22 +71,22 @@ describe("dead-lettered commands", () => {
     });
     expect(row.settled_by).to.equal("user:me");
     await inSystem(service.database, "SELECT 1");
-    await close();
   });
 
   it("stay open when vm-ops refuses, with the refusal in the audit", async () => {
-    const { gateway, script, id, me, close } = await setup();
+    const { gateway, script, id, me } = await setup();
     script.replay = () => Promise.reject(new MusterError("VM_RETIRED"));
-    const refused = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me).catch((error: unknown) => error);
+    const refused = await gateway
+      .request(replayDeadLetter, { dead_letter_id: id }, me)
+      .catch((error: unknown) => error);
     expect(refused).to.be.instanceOf(MusterError).and.to.include({ code: "NOT_REPLAYABLE" });
     const detail = await gateway.request(getDeadLetter, { dead_letter_id: id }, me);
     expect(detail.state).to.equal("open");
     expect(detail.audit.at(-1)).to.include({ action: "replay_refused", note: "VM_RETIRED" });
-    await close();
   });
 
   it("leave their tenant's sight to no other tenant, and their audit to nobody's hand", async () => {
-    const { ground, service, close } = await setup();
+    const { ground, service } = await setup();
     const faults = await checkIsolation(ground.database.adminUrl, [
       { schema: "reliability", role: "reliability", shared: ["presence_watch"] },
     ]);
@@ -94,6 +95,5 @@ describe("dead-lettered commands", () => {
       const refused = await inSystem(service.database, change).catch((error: unknown) => error);
       expect(String(refused)).to.match(/only ever added to/);
     }
-    await close();
   });
 });

@@ -10,7 +10,16 @@ import { openFaultyLink } from "@muster/testing/faults";
 import { expect } from "chai";
 import { recordDeaths } from "../src/dead-letters/record.ts";
 import { readDeath } from "../src/dead-letters/read-death.ts";
-import { asking, inSystem, metricOf, openPeer, setupGround, startReliability, type Running } from "./setup.ts";
+import {
+  asking,
+  closeAfterTest,
+  inSystem,
+  metricOf,
+  openPeer,
+  setupGround,
+  startReliability,
+  type Running,
+} from "./setup.ts";
 
 const tenant = "acme";
 const { listDeadLetters, getDeadLetter, replayDeadLetter, replayDeadLetters, discardDeadLetter } =
@@ -24,11 +33,6 @@ async function setup(more: Record<string, string> = {}) {
     ground,
     service,
     gateway,
-    async close() {
-      await gateway.close();
-      await service.close();
-      await ground.close();
-    },
   };
 }
 
@@ -72,10 +76,14 @@ async function rejectFirst(broker: Broker, queue: string) {
 }
 
 const rowsOf = (service: Running) =>
-  inSystem<{ id: string; tenant_id: string | null; type: string; queue: string; reason: string; state: string }>(
-    service.database,
-    "SELECT id, tenant_id, type, queue, reason, state FROM dead_letters ORDER BY id",
-  );
+  inSystem<{
+    id: string;
+    tenant_id: string | null;
+    type: string;
+    queue: string;
+    reason: string;
+    state: string;
+  }>(service.database, "SELECT id, tenant_id, type, queue, reason, state FROM dead_letters ORDER BY id");
 
 const codeOf = (work: Promise<unknown>): Promise<string> =>
   work.then(
@@ -85,12 +93,12 @@ const codeOf = (work: Promise<unknown>): Promise<string> =>
 
 describe("dead letters", () => {
   it("keeps what an agent rejects, with its command, its tenant from the queue's name, and tells vm-ops", async () => {
-    const { ground, service, gateway, close } = await setup();
+    const { ground, service, gateway } = await setup();
     const peer = await openPeer(ground, "vm-ops");
     const vmUuid = randomUUID();
     const queue = vmQueueName(tenant, vmUuid);
     await peer.ensureVmQueue(queue);
-    const agent = await rejectFirst(peer, queue);
+    await rejectFirst(peer, queue);
     const told: RawDelivery[] = [];
     await peer.consume("vm-ops.dead-letters", { prefetch: 10 }, (delivery) => {
       told.push(delivery);
@@ -103,23 +111,33 @@ describe("dead letters", () => {
     expect(row).to.include({ tenant_id: tenant, queue, reason: "rejected", type: vmCommandDoorbell.name });
     const event = await eventually(() => told[0]);
     const { data } = JSON.parse(event.body.toString()) as { data: Record<string, unknown> };
-    expect(data).to.deep.include({ dead_letter_id: row.id, queue, reason: "rejected", dispatch_max_requeues: 2 });
+    expect(data).to.deep.include({
+      dead_letter_id: row.id,
+      queue,
+      reason: "rejected",
+      dispatch_max_requeues: 2,
+    });
     expect(data["command"]).to.deep.include({ vm_uuid: vmUuid, attempt: 1, kind: "run" });
 
-    const detail = await gateway.request(getDeadLetter, { dead_letter_id: row.id }, asking(ground, tenant, "member"));
+    const detail = await gateway.request(
+      getDeadLetter,
+      { dead_letter_id: row.id },
+      asking(ground, tenant, "member"),
+    );
     expect(detail).to.include({ exchange: "", routing_key: queue, message_id: doorbell.id, deaths: 1 });
     expect(detail.body).to.equal(doorbell.body);
     expect(detail.audit.map(({ action }) => action)).to.deep.equal(["recorded"]);
     expect(detail.diagnosis).to.match(/could not read this doorbell/);
-    await agent.close();
-    await peer.close();
-    await close();
   });
 
   it("makes one row of a dead letter that comes twice, and another of a death after it was sent again", async () => {
-    const { ground, service, close } = await setup();
+    const { ground, service } = await setup();
     const message = anEvent();
-    const failed = { "x-muster-error-code": "INTERNAL", "x-muster-error-message": "no", "x-muster-failed-at": "2026-01-01T00:00:00.000Z" };
+    const failed = {
+      "x-muster-error-code": "INTERNAL",
+      "x-muster-error-message": "no",
+      "x-muster-failed-at": "2026-01-01T00:00:00.000Z",
+    };
     const dead = (headers: object) =>
       ground.vhost.publish({
         exchange: "muster.dead-letters",
@@ -134,9 +152,11 @@ describe("dead letters", () => {
     for (const headers of [{}, {}, { "muster-replay": "1" }]) expect(await dead(headers)).to.equal(true);
     await eventually(async () => (await rowsOf(service)).length === 2);
     expect(await metricOf(service.metrics, "muster_dead_letters_total", { service: "vm-ops" })).to.equal(2);
-    const errors = await inSystem<{ last_error: string }>(service.database, "SELECT last_error FROM dead_letters");
+    const errors = await inSystem<{ last_error: string }>(
+      service.database,
+      "SELECT last_error FROM dead_letters",
+    );
     expect(errors.map((row) => row.last_error)).to.deep.equal(["INTERNAL: no", "INTERNAL: no"]);
-    await close();
   });
 
   it("records once what was committed but not acknowledged when the process died", async () => {
@@ -167,13 +187,11 @@ describe("dead letters", () => {
     await dead(anEvent());
     await eventually(async () => (await rowsOf(second)).length >= 2);
     expect(await rowsOf(second)).to.have.length(2);
-    await second.close();
-    await ground.close();
   });
 
   it("loses nothing while the database is away", async () => {
     const ground = await setupGround();
-    const link = await openFaultyLink(ground.env["MUSTER_DATABASE_URL"] ?? "");
+    const link = closeAfterTest(await openFaultyLink(ground.env["MUSTER_DATABASE_URL"] ?? ""));
     const service = await startReliability(ground, { MUSTER_DATABASE_URL: link.url });
     link.refuse();
     link.cut();
@@ -189,35 +207,44 @@ describe("dead letters", () => {
     await eventually(async () => !service.database.health().ok);
     link.heal();
     await eventually(async () => (await rowsOf(service)).length === messages.length, 15_000);
-    await service.close();
-    await link.close();
-    await ground.close();
   });
 
   it("keeps what nobody can read, and what no service takes, by the broker's word and not the sender's", async () => {
-    const { ground, service, gateway, close } = await setup();
+    const { ground, service, gateway } = await setup();
     const other = vmQueueName("victim", randomUUID());
-    await ground.vhost.publish({ exchange: "muster.dead-letters", routingKey: "vm-ops.presence", payload: "no\u0000thing" });
+    await ground.vhost.publish({
+      exchange: "muster.dead-letters",
+      routingKey: "vm-ops.presence",
+      payload: "no\u0000thing",
+    });
     await ground.vhost.publish({
       exchange: "muster.agents",
       routingKey: `agents.${tenant}.${randomUUID()}.gossip`,
       payload: "{}",
-      properties: { headers: { "x-death": [{ queue: other, reason: "rejected", count: 1 }], cloudEvents_tenantid: "victim" } },
+      properties: {
+        headers: {
+          "x-death": [{ queue: other, reason: "rejected", count: 1 }],
+          cloudEvents_tenantid: "victim",
+        },
+      },
     });
     const rows = await eventually(async () => {
       const found = await rowsOf(service);
       return found.length === 2 && found;
     });
     expect(rows.find((row) => row.queue === "vm-ops.presence")).to.include({ type: "", tenant_id: null });
-    expect(rows.find((row) => row.reason === "unrouted")).to.include({ queue: "muster.agents.unrouted", tenant_id: tenant });
+    expect(rows.find((row) => row.reason === "unrouted")).to.include({
+      queue: "muster.agents.unrouted",
+      tenant_id: tenant,
+    });
     const list = async (who: string) =>
-      (await gateway.request(listDeadLetters, { filter: {}, limit: 10 }, asking(ground, who, "member"))).items.length;
+      (await gateway.request(listDeadLetters, { filter: {}, limit: 10 }, asking(ground, who, "member"))).items
+        .length;
     expect([await list(tenant), await list("victim")]).to.deep.equal([1, 0]);
-    await close();
   });
 
   it("sends a message again to where it was published, with its id, once for twenty operators", async () => {
-    const { ground, service, gateway, close } = await setup();
+    const { ground, service, gateway } = await setup();
     const peer = await openPeer(ground, "vm-ops");
     const consumer = await rejectFirst(peer, "vm-ops.presence");
     const message = anEvent();
@@ -240,15 +267,12 @@ describe("dead letters", () => {
     expect(again[1]?.body.toString()).to.equal(message.body);
     const detail = await gateway.request(getDeadLetter, { dead_letter_id: row.id }, asking(ground, tenant));
     expect(detail.audit.map(({ action }) => action)).to.deep.equal(["recorded", "replayed"]);
-    await consumer.close();
-    await peer.close();
-    await close();
   });
 
   it("discards with a reason, for admins of its tenant only, once, and says who did it", async () => {
-    const { ground, service, gateway, close } = await setup();
+    const { ground, service, gateway } = await setup();
     const peer = await openPeer(ground, "vm-ops");
-    const consumer = await rejectFirst(peer, "vm-ops.presence");
+    await rejectFirst(peer, "vm-ops.presence");
     await peer.publish(anEvent());
     const { id } = await eventually(async () => (await rowsOf(service))[0]);
     const discard = (context: ReturnType<typeof asking>) =>
@@ -263,15 +287,13 @@ describe("dead letters", () => {
     const detail = await gateway.request(getDeadLetter, { dead_letter_id: id }, asking(ground, tenant));
     expect(detail.audit.at(-1)).to.include({ actor: "user:one", action: "discarded", note: "a test" });
     await eventually(
-      async () => (await metricOf(service.metrics, "muster_dead_letters_open", { queue_kind: "service" })) === 0,
+      async () =>
+        (await metricOf(service.metrics, "muster_dead_letters_open", { queue_kind: "service" })) === 0,
     );
-    await consumer.close();
-    await peer.close();
-    await close();
   });
 
   it("replays by filter, oldest first, up to the limit, and lists in pages", async () => {
-    const { ground, service, gateway, close } = await setup();
+    const { ground, service, gateway } = await setup();
     const peer = await openPeer(ground, "vm-ops");
     const consumer = await rejectFirst(peer, "vm-ops.presence");
     const messages = Array.from({ length: 5 }, () => anEvent());
@@ -279,23 +301,28 @@ describe("dead letters", () => {
     await eventually(async () => (await rowsOf(service)).length === messages.length);
     const me = asking(ground, tenant);
     const all: string[] = [];
-    for (let cursor: string | null | undefined; cursor !== null; ) {
+    for (let cursor: string | null | undefined; cursor !== null;) {
       const filter = { state: "open" as const };
-      const page = await gateway.request(listDeadLetters, { filter, limit: 2, ...(cursor === undefined ? {} : { cursor }) }, me);
+      const page = await gateway.request(
+        listDeadLetters,
+        { filter, limit: 2, ...(cursor === undefined ? {} : { cursor }) },
+        me,
+      );
       all.push(...page.items.map((item) => item.id));
       cursor = page.next_cursor;
     }
     expect(all).to.deep.equal((await rowsOf(service)).map((row) => row.id).reverse());
-    expect(await codeOf(gateway.request(listDeadLetters, { filter: {}, limit: 2, cursor: "zzz" }, me))).to.equal("CURSOR_INVALID");
+    expect(
+      await codeOf(gateway.request(listDeadLetters, { filter: {}, limit: 2, cursor: "zzz" }, me)),
+    ).to.equal("CURSOR_INVALID");
     const filter = { queue: "vm-ops.presence" };
     const some = await gateway.request(replayDeadLetters, { filter, limit: 3 }, me);
     expect(some.replayed.map(({ id }) => id)).to.deep.equal([...all].reverse().slice(0, 3));
     expect(some).to.deep.include({ refused: [], more: true });
     const rest = await gateway.request(replayDeadLetters, { filter, limit: 3 }, me);
     expect([rest.replayed.length, rest.more]).to.deep.equal([2, false]);
-    await eventually(() => messages.every(({ id }) => consumer.seen.filter((seen) => seen.messageId === id).length === 2));
-    await consumer.close();
-    await peer.close();
-    await close();
+    await eventually(() =>
+      messages.every(({ id }) => consumer.seen.filter((seen) => seen.messageId === id).length === 2),
+    );
   });
 });

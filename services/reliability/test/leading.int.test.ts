@@ -1,17 +1,24 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
-import { openBroker } from "@muster/broker/broker";
 import { authRequests } from "@muster/contracts/auth";
 import { MusterError } from "@muster/contracts/errors";
 import { reliabilityRequests } from "@muster/contracts/reliability";
 import { sweepRules } from "@muster/contracts/vm-ops";
 import { openAdmin } from "@muster/database/admin";
-import { createMetrics } from "@muster/telemetry/metrics";
 import { eventually } from "@muster/testing/eventually";
 import { expect } from "chai";
 import { leaderApplicationName } from "../src/leader/leader.ts";
-import { asking, inSystem, metricOf, openPeer, setupGround, silent, startReliability, type Ground } from "./setup.ts";
+import {
+  asking,
+  closeAfterTest,
+  inSystem,
+  metricOf,
+  openPeer,
+  setupGround,
+  startReliability,
+  type Ground,
+} from "./setup.ts";
 import { emptyReport, openVmOpsPeer } from "./vm-ops-peer.ts";
 
 const { getKeys } = authRequests;
@@ -23,6 +30,7 @@ async function spawnService(ground: Ground): Promise<{ process: ChildProcess; po
     env: { PATH: process.env["PATH"], ...ground.env, MUSTER_INTERNAL_PORT: "0" },
     stdio: ["ignore", "pipe", "inherit"],
   });
+  closeAfterTest({ close: () => killed(child, "SIGKILL") });
   let output = "";
   child.stdout?.on("data", (chunk: Buffer) => (output += chunk.toString()));
   const port = await eventually(() => {
@@ -57,12 +65,11 @@ describe("leadership", () => {
     await eventually(() => leads(second.port), 10_000);
     await killed(second.process, "SIGTERM");
     expect(second.process.exitCode).to.equal(0);
-    await ground.close();
   });
 
   it("passes on, and comes back, when the session that holds it is cut; work runs at one leader only", async () => {
     const ground = await setupGround();
-    const { broker, script } = await openVmOpsPeer(ground);
+    const { script } = await openVmOpsPeer(ground);
     const services = [await startReliability(ground), await startReliability(ground)];
     const leading = async () => {
       const values = await Promise.all(services.map(({ metrics }) => metricOf(metrics, "muster_leader")));
@@ -77,19 +84,18 @@ describe("leadership", () => {
       running -= 1;
       return emptyReport();
     };
-    const admin = await openAdmin(ground.database.adminUrl);
+    const admin = closeAfterTest(await openAdmin(ground.database.adminUrl));
     const cut = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '${leaderApplicationName}'
       AND datname = current_database() AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)`;
     for (let round = 0; round < 3; round++) {
-      await admin.run(cut);
+      await admin.query(cut);
       const before = script.swept.length;
-      await eventually(async () => script.swept.length > before + 2 && (await leading()) !== undefined, 10_000);
+      await eventually(
+        async () => script.swept.length > before + 2 && (await leading()) !== undefined,
+        10_000,
+      );
     }
     expect(runningMost).to.equal(1);
-    await admin.close();
-    for (const service of services) await service.close();
-    await broker.close();
-    await ground.close();
   });
 });
 
@@ -97,15 +103,25 @@ describe("sweeps", () => {
   it("go on while there is more, with our thresholds, counted by rule, and outlast vm-ops being away", async () => {
     const ground = await setupGround();
     const service = await startReliability(ground, { MUSTER_VMOPS_DISPATCH_MAX_REQUEUES: "5" });
-    const { broker, script } = await openVmOpsPeer(ground);
     const report = (more: boolean) => ({
       ...emptyReport(),
       rules: [
-        { rule: "unclaimed" as const, matched: 3, changed: 3, expired: 0, requeued: 2, dead_lettered: 1, command_ids: [] },
+        {
+          rule: "unclaimed" as const,
+          matched: 3,
+          changed: 3,
+          expired: 0,
+          requeued: 2,
+          dead_lettered: 1,
+          command_ids: [],
+        },
       ],
       more,
     });
-    script.sweep = (_, nth) => (nth <= 4 ? report(nth < 4) : emptyReport());
+    // Scripted before it answers: a sweep waits in its queue already.
+    const { broker, script } = await openVmOpsPeer(ground, {
+      sweep: (_, nth) => (nth <= 4 ? report(nth < 4) : emptyReport()),
+    });
     await eventually(() => script.swept.length >= 6);
     expect(script.swept[0]).to.deep.equal({
       rules: [...sweepRules],
@@ -121,31 +137,43 @@ describe("sweeps", () => {
     await broker.close();
     const again = await openVmOpsPeer(ground);
     await eventually(() => again.script.swept.length > 1);
-    expect((await metricOf(service.metrics, "muster_leader"))).to.equal(1);
-    await again.broker.close();
-    await service.close();
-    await ground.close();
+    expect(await metricOf(service.metrics, "muster_leader")).to.equal(1);
   });
 
   it("run on demand for admins only, dry if asked, with request and answer written down", async () => {
     const ground = await setupGround();
     const service = await startReliability(ground, { MUSTER_RELIABILITY_SWEEP_INTERVAL_MS: "600000" });
-    const { broker, script } = await openVmOpsPeer(ground);
+    const { script } = await openVmOpsPeer(ground);
     const gateway = await openPeer(ground, "gateway");
     const run = (context: ReturnType<typeof asking>) =>
-      gateway.request(reliabilityRequests.runSweep, { rules: ["unclaimed"], limit: 7, dry_run: true }, context);
+      gateway.request(
+        reliabilityRequests.runSweep,
+        { rules: ["unclaimed"], limit: 7, dry_run: true },
+        context,
+      );
     const refused = await run(asking(ground, "acme", "member")).catch((error: unknown) => error);
     expect(refused).to.be.instanceOf(MusterError).and.to.include({ code: "FORBIDDEN" });
     const foreign = "0190a000-0000-7000-8000-000000000001";
     script.sweep = (asked) => ({
       ...emptyReport(asked.dry_run),
       rules: [
-        { rule: "unclaimed", matched: 1, changed: 0, expired: 0, requeued: 0, dead_lettered: 0, command_ids: [foreign] },
+        {
+          rule: "unclaimed",
+          matched: 1,
+          changed: 0,
+          expired: 0,
+          requeued: 0,
+          dead_lettered: 0,
+          command_ids: [foreign],
+        },
       ],
     });
     const report = await run(asking(ground, "acme", "admin", "user:me"));
     expect(report.dry_run).to.equal(true);
-    expect(report.rules[0], "another tenant's command is counted, not named").to.deep.include({ matched: 1, command_ids: [] });
+    expect(report.rules[0], "another tenant's command is counted, not named").to.deep.include({
+      matched: 1,
+      command_ids: [],
+    });
     const asked = script.swept.filter(({ dry_run }) => dry_run);
     expect(asked).to.have.length(1);
     expect(asked[0]).to.deep.include({ limit: 7, rules: ["unclaimed"] });
@@ -154,10 +182,6 @@ describe("sweeps", () => {
       { actor: "user:me", action: "requested" },
       { actor: "user:me", action: "answered" },
     ]);
-    await gateway.close();
-    await service.close();
-    await broker.close();
-    await ground.close();
   });
 });
 
@@ -165,9 +189,10 @@ describe("the leader's other work", () => {
   it("has inbox rows pruned until few are left, and counts what must be 0", async () => {
     const ground = await setupGround();
     const service = await startReliability(ground);
-    const { broker, script } = await openVmOpsPeer(ground);
-    script.prune = (nth) => ({ removed: nth === 1 ? 10_000 : 3 });
-    script.audit = () => ({ lost_commands: 1, double_starts: 2, outbox_stale: 3 });
+    const { script } = await openVmOpsPeer(ground, {
+      prune: (nth) => ({ removed: nth === 1 ? 10_000 : 3 }),
+      audit: () => ({ lost_commands: 1, double_starts: 2, outbox_stale: 3 }),
+    });
     await inSystem(
       service.database,
       `INSERT INTO inbox (consumer, message_id, received_at) VALUES ('c', 'old', now() - interval '30 days'), ('c', 'new', now())`,
@@ -180,12 +205,11 @@ describe("the leader's other work", () => {
     });
     const audits = ["lost_commands", "double_starts", "outbox_stale"];
     await eventually(async () => {
-      const values = await Promise.all(audits.map((audit) => metricOf(service.metrics, "muster_audit", { audit })));
+      const values = await Promise.all(
+        audits.map((audit) => metricOf(service.metrics, "muster_audit", { audit })),
+      );
       return values.join() === "1,2,3";
     });
-    await service.close();
-    await broker.close();
-    await ground.close();
   });
 
   it("puts the broker's policy for VM queues back when someone changes it, and says so until it has", async () => {
@@ -218,8 +242,6 @@ describe("the leader's other work", () => {
     });
     const reason = await eventually(() => health()?.reason);
     expect(reason).to.match(/stranger/);
-    await service.close();
-    await ground.close();
   });
 });
 
@@ -247,13 +269,7 @@ describe("the process", () => {
 
   it("verifies callers by the keys that the auth service publishes", async () => {
     const ground = await setupGround();
-    const auth = await openBroker({
-      url: ground.vhost.amqpUrl,
-      name: "auth",
-      service: "auth",
-      logger: silent,
-      metrics: createMetrics({ service: "auth" }),
-    });
+    const auth = await openPeer(ground, "auth");
     await auth.serve("auth", { getKeys }, { getKeys: async () => ({ keys: [ground.issuer.jwk] }) });
     const service = await spawnService(ground);
     const gateway = await openPeer(ground, "gateway");
@@ -264,8 +280,5 @@ describe("the process", () => {
     expect(refused).to.be.instanceOf(MusterError).and.to.include({ code: "INVALID_OR_MISSING_BEARER_TOKEN" });
     await killed(service.process, "SIGTERM");
     expect(service.process.exitCode).to.equal(0);
-    await gateway.close();
-    await auth.close();
-    await ground.close();
   });
 });

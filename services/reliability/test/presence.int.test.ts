@@ -6,7 +6,15 @@ import { MusterError } from "@muster/contracts/errors";
 import { reliabilityRequests } from "@muster/contracts/reliability";
 import { eventually } from "@muster/testing/eventually";
 import { expect } from "chai";
-import { asking, inSystem, metricOf, openPeer, setupGround, startReliability, type Running } from "./setup.ts";
+import {
+  asking,
+  inSystem,
+  metricOf,
+  openPeer,
+  setupGround,
+  startReliability,
+  type Running,
+} from "./setup.ts";
 
 type Beat = PayloadInputOf<typeof agentHeartbeat>;
 
@@ -35,11 +43,6 @@ async function setup() {
     agent,
     gateway,
     events,
-    async close() {
-      await Promise.all([agent.close(), gateway.close()]);
-      await service.close();
-      await ground.close();
-    },
   };
 }
 
@@ -68,18 +71,24 @@ const ageListening = (service: Running, seconds: number) =>
     [seconds],
   );
 const stateOf = async (service: Running, agentId: string) =>
-  (await inSystem<{ state: string }>(service.database, "SELECT state FROM presence WHERE agent_id = $1", [agentId]))[0]
-    ?.state;
+  (
+    await inSystem<{ state: string }>(service.database, "SELECT state FROM presence WHERE agent_id = $1", [
+      agentId,
+    ])
+  )[0]?.state;
 
 describe("presence", () => {
   it("goes online, suspect, lost and back, with one event per change", async () => {
-    const { ground, service, agent, gateway, events, close } = await setup();
+    const { ground, service, agent, gateway, events } = await setup();
     const from = { tenantId: "acme", agentId: randomUUID() };
-    const send = (payload: Beat) => agent.report(agentHeartbeat, payload, from, { correlationId: randomUUID() });
+    const send = (payload: Beat) =>
+      agent.report(agentHeartbeat, payload, from, { correlationId: randomUUID() });
     expect(await send(beat(1))).to.deep.equal({ next_heartbeat_ms: 15_000 });
     await send(beat(1));
     await eventually(() => events.length === 1);
-    await eventually(async () => (await inSystem(service.database, "SELECT 1 FROM presence_watch")).length === 1);
+    await eventually(
+      async () => (await inSystem(service.database, "SELECT 1 FROM presence_watch")).length === 1,
+    );
     await ageListening(service, 3_600);
 
     await age(service, from.agentId, 50);
@@ -95,19 +104,32 @@ describe("presence", () => {
     expect(events.map(({ name }) => name)).to.deep.equal(["recovered", "lost", "recovered"]);
     expect(events[1]?.data).to.include({ agent_id: from.agentId, kind: "lost", generation: 1 });
 
-    const list = await gateway.request(reliabilityRequests.listAgents, { limit: 10 }, asking(ground, "acme", "member"));
+    const list = await gateway.request(
+      reliabilityRequests.listAgents,
+      { limit: 10 },
+      asking(ground, "acme", "member"),
+    );
     expect(list.items).to.have.length(1);
-    expect(list.items[0]).to.include({ agent_id: from.agentId, state: "online", version: "1.2.3", lost_at: null });
+    expect(list.items[0]).to.include({
+      agent_id: from.agentId,
+      state: "online",
+      version: "1.2.3",
+      lost_at: null,
+    });
     expect(list.items[0]?.clock_skew_ms).to.be.within(50_000, 70_000);
-    const others = await gateway.request(reliabilityRequests.listAgents, { limit: 10 }, asking(ground, "other"));
+    const others = await gateway.request(
+      reliabilityRequests.listAgents,
+      { limit: 10 },
+      asking(ground, "other"),
+    );
     expect(others.items).to.deep.equal([]);
-    await close();
   });
 
   it("takes a last word as stopped, and heeds neither older sessions nor stragglers", async () => {
-    const { service, agent, events, close } = await setup();
+    const { service, agent, events } = await setup();
     const from = { tenantId: "acme", agentId: randomUUID() };
-    const send = (payload: Beat) => agent.report(agentHeartbeat, payload, from, { correlationId: randomUUID() });
+    const send = (payload: Beat) =>
+      agent.report(agentHeartbeat, payload, from, { correlationId: randomUUID() });
     await send(beat(5));
     await send(beat(4, { stopping: true }));
     expect(await stateOf(service, from.agentId)).to.equal("online");
@@ -117,16 +139,21 @@ describe("presence", () => {
     expect(await stateOf(service, from.agentId)).to.equal("stopped");
     await send(beat(6));
     await eventually(() => events.length === 3);
-    expect(events.map(({ name, data }) => data["kind"] ?? name)).to.deep.equal(["recovered", "stopped", "recovered"]);
+    expect(events.map(({ name, data }) => data["kind"] ?? name)).to.deep.equal([
+      "recovered",
+      "stopped",
+      "recovered",
+    ]);
     expect(await metricOf(service.metrics, "muster_heartbeats_unheeded_total")).to.equal(2);
-    await close();
   });
 
   it("judges nobody for its own absence", async () => {
-    const { ground, service, agent, events, close } = await setup();
+    const { ground, service, agent, events } = await setup();
     const from = { tenantId: "acme", agentId: randomUUID() };
     await agent.report(agentHeartbeat, beat(1), from, { correlationId: randomUUID() });
-    await eventually(async () => (await inSystem(service.database, "SELECT 1 FROM presence_watch")).length === 1);
+    await eventually(
+      async () => (await inSystem(service.database, "SELECT 1 FROM presence_watch")).length === 1,
+    );
     await ageListening(service, 3_600);
     // An hour's outage of everything of ours: nobody listened, nobody was heard.
     await service.close();
@@ -151,13 +178,11 @@ describe("presence", () => {
     // One whole bound later it still is silent.
     await ageListening(next, 61);
     await eventually(async () => (await stateOf(next, from.agentId)) === "lost");
-    await next.close();
-    await close();
   });
 
   it("hears two hundred agents at once, each of them once, and tells a large fleet to be slower", async () => {
     const ground = await setupGround();
-    const service = await startReliability(ground, { MUSTER_RELIABILITY_HEARTBEATS_PER_SECOND_MAX: "10" });
+    await startReliability(ground, { MUSTER_RELIABILITY_HEARTBEATS_PER_SECOND_MAX: "10" });
     const agent = await openPeer(ground, "agent");
     const events = await eventsOf(agent);
     const agents = Array.from({ length: 200 }, () => ({ tenantId: "acme", agentId: randomUUID() }));
@@ -173,8 +198,5 @@ describe("presence", () => {
       .report(agentHeartbeat, beat(1), stranger, { correlationId: "c" })
       .catch((error: unknown) => error);
     expect(refused).to.be.instanceOf(MusterError).and.to.include({ code: "VALIDATION_FAILED" });
-    await agent.close();
-    await service.close();
-    await ground.close();
   });
 });

@@ -26,7 +26,7 @@ import { setupVhost } from "@muster/testing/vhost";
 import { settings } from "../src/config.ts";
 import { openReliability } from "../src/open-reliability.ts";
 
-export const silent = openLogger({ service: "test", level: process.env["TEST_LOG_LEVEL"] ?? "silent" });
+export const silent = openLogger({ service: "test", level: "silent" });
 
 /** Seconds where the defaults are minutes. */
 const quick = {
@@ -38,13 +38,24 @@ const quick = {
   MUSTER_RELIABILITY_LEADER_CHECK_MS: "200",
 };
 
+const opened: (() => Promise<unknown>)[] = [];
+
+/** Closed after the test, last opened first, whether the test passed or not. */
+export function closeAfterTest<C extends { close(): Promise<unknown> }>(closeable: C): C {
+  opened.push(() => closeable.close());
+  return closeable;
+}
+
+afterEach(async () => {
+  for (const close of opened.splice(0).reverse()) await close();
+});
+
 export interface Ground {
   readonly vhost: Awaited<ReturnType<typeof setupVhost>>;
   readonly database: Awaited<ReturnType<typeof setupDatabase>>;
   readonly issuer: Issuer;
   /** The environment of a process of ours. */
   readonly env: Record<string, string>;
-  close(): Promise<void>;
 }
 
 /** A vhost with the whole topology and a migrated database. */
@@ -68,15 +79,9 @@ export async function setupGround(): Promise<Ground> {
     MUSTER_MANAGEMENT_URL: vhost.managementUrl,
     MUSTER_DATABASE_URL: database.urlFor("reliability"),
   };
-  return {
-    vhost,
-    database,
-    issuer: openIssuer(),
-    env,
-    async close() {
-      await Promise.all([vhost.destroy(), database.destroy()]);
-    },
-  };
+  const close = () => Promise.all([vhost.destroy(), database.destroy()]);
+  closeAfterTest({ close });
+  return { vhost, database, issuer: openIssuer(), env };
 }
 
 export interface Running {
@@ -92,6 +97,10 @@ export async function startReliability(ground: Ground, more: Record<string, stri
   const config = readSettings(settings, { ...ground.env, ...more });
   const metrics = createMetrics({ service: "reliability" });
   const owned: Closeable[] = [];
+  const close = async () => {
+    for (const closeable of owned.splice(0)) await closeable.close();
+  };
+  closeAfterTest({ close });
   const health = new Map<string, () => Health>();
   const own = <C extends Closeable>(name: string, closeable: C, check?: (c: C) => Health): C => {
     owned.unshift(closeable);
@@ -129,23 +138,23 @@ export async function startReliability(ground: Ground, more: Record<string, stri
   );
   own(
     "relay",
-    await openOutboxRelay({ ...common, database, publish: (message) => broker.publish(message), pollMs: 200 }),
+    await openOutboxRelay({
+      ...common,
+      database,
+      publish: (message) => broker.publish(message),
+      pollMs: 200,
+    }),
   );
   await openReliability({ ...common, config, database, broker, own });
-  return {
-    database,
-    broker,
-    metrics,
-    health,
-    async close() {
-      for (const closeable of owned) await closeable.close();
-    },
-  };
+  return { database, broker, metrics, health, close };
 }
 
 /** A broker of somebody else on the same vhost: an asker, or a scripted owner. */
-export function openPeer(ground: Ground, name: "gateway" | "vm-ops" | "auth" | "agent"): Promise<Broker> {
-  return openBroker({
+export async function openPeer(
+  ground: Ground,
+  name: "gateway" | "vm-ops" | "auth" | "agent",
+): Promise<Broker> {
+  const broker = await openBroker({
     url: ground.vhost.amqpUrl,
     name,
     ...(name === "agent" ? {} : { service: name }),
@@ -161,6 +170,7 @@ export function openPeer(ground: Ground, name: "gateway" | "vm-ops" | "auth" | "
       }).verify(token),
     drainTimeoutMs: 2_000,
   });
+  return closeAfterTest(broker);
 }
 
 export interface Issuer {
@@ -214,5 +224,8 @@ export async function metricOf(
   )?.value;
 }
 
-export const inSystem = <R>(database: Database, text: string, values: readonly unknown[] = []): Promise<R[]> =>
-  database.transaction("system", (tx) => tx.query<R>(text, values));
+export const inSystem = <R>(
+  database: Database,
+  text: string,
+  values: readonly unknown[] = [],
+): Promise<R[]> => database.transaction("system", (tx) => tx.query<R>(text, values));

@@ -28,7 +28,10 @@ export const emptyReport = (dryRun = false): Report => ({
 });
 
 /** An owner that answers as a script says: what reliability asks, and nothing of what vm-ops is. */
-export async function openVmOpsPeer(ground: Ground): Promise<{ broker: Broker; script: VmOpsScript }> {
+export async function openVmOpsPeer(
+  ground: Ground,
+  first: Partial<VmOpsScript> = {},
+): Promise<{ broker: Broker; script: VmOpsScript }> {
   const broker = await openPeer(ground, "vm-ops");
   const script: VmOpsScript = {
     sweep: (asked) => emptyReport(asked.dry_run),
@@ -38,6 +41,7 @@ export async function openVmOpsPeer(ground: Ground): Promise<{ broker: Broker; s
     swept: [],
     pruned: [],
     replayed: [],
+    ...first,
   };
   await broker.serve(
     "vm-ops",
