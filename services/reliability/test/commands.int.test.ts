@@ -1,4 +1,6 @@
 import { randomUUID } from "node:crypto";
+import { prepareDoorbell } from "@muster/broker/prepare";
+import { vmCommandDoorbell, vmQueueName } from "@muster/contracts/agents";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { reliabilityRequests } from "@muster/contracts/reliability";
@@ -83,6 +85,68 @@ describe("dead-lettered commands", () => {
     const detail = await gateway.request(getDeadLetter, { dead_letter_id: id }, me);
     expect(detail.state).to.equal("open");
     expect(detail.audit.at(-1)).to.include({ action: "replay_refused", note: "VM_RETIRED" });
+  });
+
+  it("go back once when two operators ask at the same time, and again after a mark that nobody ended", async () => {
+    const { service, gateway, script, id, me } = await setup();
+    const answer = { attempt: 4, state: "queued" as const };
+    let answerNow: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => (answerNow = resolve));
+    script.replay = async ({ command_id }) => (await held, { command_id, ...answer });
+    const first = gateway.request(replayDeadLetter, { dead_letter_id: id }, me);
+    await eventually(() => script.replayed.length === 1);
+    const second = await gateway
+      .request(replayDeadLetter, { dead_letter_id: id }, me)
+      .catch((error: unknown) => error);
+    expect(second).to.be.instanceOf(MusterError).and.to.include({ code: "NOT_REPLAYABLE" });
+    answerNow();
+    expect((await first).state).to.equal("replayed");
+    // As a process leaves it that dies between the mark and vm-ops's answer.
+    await inSystem(
+      service.database,
+      `UPDATE dead_letters SET state = 'open', settled_at = NULL, settled_by = NULL, settle_reason = NULL,
+         replaying_by = 'user:gone', replaying_until = now() - interval '1 second'`,
+    );
+    expect((await gateway.request(replayDeadLetter, { dead_letter_id: id }, me)).state).to.equal("replayed");
+    expect(script.replayed).to.have.length(2);
+  });
+
+  it("have doorbells that go back by vm-ops, or are rung again when the command has gone on", async () => {
+    const { gateway, broker, script, about, me } = await setup();
+    const queue = vmQueueName(about.tenantId, about.vmUuid);
+    await broker.ensureVmQueue(queue);
+    const rung: string[] = [];
+    const agent = await broker.consume(queue, { prefetch: 1 }, (delivery) => {
+      if (rung.push(delivery.messageId ?? "") < 2) delivery.reject(false);
+      else delivery.ack();
+    });
+    const payload = {
+      kind: "run" as const,
+      command_id: about.commandId,
+      vm_uuid: about.vmUuid,
+      attempt: 1,
+      epoch: 1,
+      lane: "work" as const,
+      action: "exec" as const,
+      payload_sha256: "0".repeat(64),
+      start_within_ms: 60_000,
+      correlation_id: "c-1",
+    };
+    const context = { correlationId: "c-1" };
+    await broker.publish(prepareDoorbell(vmCommandDoorbell, payload, { context, tenantId: "acme", queue }));
+    const letter = await eventually(async () => {
+      const filter = { kind: "message" as const, vm_uuid: about.vmUuid };
+      const list = await gateway.request(reliabilityRequests.listDeadLetters, { filter, limit: 1 }, me);
+      return list.items[0];
+    });
+    expect(letter.command_id).to.equal(about.commandId);
+    script.replay = () => Promise.reject(new MusterError("NOT_REPLAYABLE"));
+    const outcome = await gateway.request(replayDeadLetter, { dead_letter_id: letter.id }, me);
+    expect(outcome).to.include({ kind: "message", replayed_to: queue });
+    await eventually(() => rung.length === 2);
+    expect(rung[1]).to.equal(rung[0]);
+    expect(script.replayed.map((asked) => asked.dead_letter_id)).to.deep.equal([letter.id]);
+    await agent.close();
   });
 
   it("leave their tenant's sight to no other tenant, and their audit to nobody's hand", async () => {
