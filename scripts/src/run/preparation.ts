@@ -48,7 +48,7 @@ export async function migrateAll(o: PreparationOptions): Promise<void> {
 
 const bootstrapSchema = z.object({
   tenant_id: z.string(),
-  owner: z.object({ email: z.string(), api_key: z.string().optional() }),
+  owner: z.object({ email: z.string(), api_key: z.string().nullish() }),
 });
 const ownerSchema = z.object({ tenant_id: z.string(), email: z.string(), api_key: z.string() });
 export type Owner = z.output<typeof ownerSchema>;

@@ -1,3 +1,4 @@
+import { MusterError } from "@muster/contracts/errors";
 import type { Lock } from "../system/lock.ts";
 import { signal as sendSignal } from "../system/process-table.ts";
 import type { RunFolder } from "./folder.ts";
@@ -66,8 +67,8 @@ export async function runHere(o: RunHereOptions): Promise<number> {
     }
   } catch (error) {
     code = stoppedBy === undefined ? 1 : exitBySignal[stoppedBy];
-    const reason = error instanceof Error ? error.message : String(error);
-    if (stoppedBy === undefined) screen.say(`could not start: ${reason}`);
+    const reason = reasonOf(error);
+    if (stoppedBy === undefined) screen.say(`could not start: ${reason}\nlogs are in ${folder.logs}`);
     await system.stop();
     o.onFailed?.(stoppedBy === undefined ? reason : "stopped while it started");
   }
@@ -77,6 +78,11 @@ export async function runHere(o: RunHereOptions): Promise<number> {
   screen.end();
   if (ready) screen.say("stopped; nothing is left running");
   return code;
+}
+
+function reasonOf(error: unknown): string {
+  if (error instanceof MusterError) return `${error.code}: ${error.message}`;
+  return error instanceof Error ? error.message : String(error);
 }
 
 async function untilStopped(system: System, screen: Screen, ended: AbortSignal): Promise<void> {
