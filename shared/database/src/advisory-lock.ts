@@ -80,7 +80,10 @@ class Contender implements AdvisoryLock {
     } catch (error) {
       this.#drop(error instanceof Error ? error.message : String(error));
     }
-    if (!this.#closed) this.#timer = setTimeout(() => (this.#turn = this.#take()), this.#checkMs);
+    if (this.#closed) return;
+    this.#timer = setTimeout(() => {
+      this.#turn = this.#take();
+    }, this.#checkMs);
   }
 
   async #connect(): Promise<pg.Client> {

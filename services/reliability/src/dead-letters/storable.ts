@@ -16,7 +16,7 @@ export function storableJson(value: unknown, depth = 0): unknown {
   if (depth >= depthMax) return "…";
   if (Array.isArray(value)) return value.slice(0, entriesMax).map((item) => storableJson(item, depth + 1));
   if (typeof value === "object") return storableRecord(value, depth);
-  return value === undefined ? null : storableText(String(value), 256);
+  return typeof value === "bigint" ? String(value) : null;
 }
 
 export function storableRecord(value: object, depth = 0): Record<string, unknown> {
