@@ -23,7 +23,9 @@ export async function openAdmin(url: string): Promise<Admin> {
   }
   return {
     query,
-    run: async (text) => void (await client.query(text)),
+    async run(text) {
+      await client.query(text);
+    },
     hasDatabase: async (name) =>
       (await query("SELECT 1 FROM pg_database WHERE datname = $1", [name])).length > 0,
     async exclusively(name, work) {

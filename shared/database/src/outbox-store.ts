@@ -22,6 +22,7 @@ interface ClaimedRow {
 /**
  * Leases the oldest due rows to this process. A row that another relay is leasing at this moment is passed over;
  * should it be the predecessor of one that is claimed, `after` says so, and that one is not published.
+ * Not prepared: a plan made for the usual few rows would serve a backlog badly.
  */
 export async function claimOutbox(tx: Tx, limit: number, leaseMs: number): Promise<Arrival[]> {
   const rows = await tx.query<ClaimedRow>(
@@ -36,7 +37,6 @@ export async function claimOutbox(tx: Tx, limit: number, leaseMs: number): Promi
        (SELECT max(e.id) FROM outbox e WHERE e.ordering_key = c.ordering_key AND e.id < c.id) AS after
      FROM claimed c ORDER BY c.id`,
     [limit, leaseMs],
-    { name: "muster_outbox_claim" },
   );
   return rows.map((row) => ({
     id: row.id,
@@ -101,7 +101,6 @@ export async function postponeOutbox(tx: Tx, failed: readonly FailedPublish[]): 
       failed.map((f) => f.verdict.slice(0, 500)),
       failed.map((f) => f.retryAfterMs),
     ],
-    { name: "muster_outbox_postpone" },
   );
 }
 

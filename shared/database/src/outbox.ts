@@ -4,8 +4,8 @@ import type { Metrics } from "@muster/telemetry/metrics";
 import type { Database } from "./database.ts";
 import type { OutboxState } from "./outbox-desk.ts";
 import { OutboxMemory, type OutboxEntry } from "./outbox-memory.ts";
-import { makePoller, type Poller } from "./outbox-poll.ts";
-import { makeSettler, type OutboxRow } from "./outbox-settle.ts";
+import { Poller } from "./outbox-poll.ts";
+import { Settler, type OutboxRow } from "./outbox-settle.ts";
 import { releaseOutbox } from "./outbox-store.ts";
 import type { Tx } from "./transaction.ts";
 
@@ -88,7 +88,7 @@ class Relay implements OutboxRelay {
   readonly #o: OutboxRelayOptions;
   readonly #limits: Limits;
   readonly #memory = new OutboxMemory();
-  readonly #settler;
+  readonly #settler: Settler;
   readonly #poller: Poller;
   readonly #published;
   readonly #timers = new Set<NodeJS.Timeout>();
@@ -103,10 +103,9 @@ class Relay implements OutboxRelay {
   constructor(o: OutboxRelayOptions, limits: Limits) {
     this.#o = o;
     this.#limits = limits;
-    this.#settler = makeSettler({
+    this.#settler = new Settler({
       database: o.database,
-      onRouted:
-        o.onRouted === undefined ? undefined : (tx, rows) => o.onRouted?.(tx, rows) ?? Promise.resolve(),
+      onRouted: async (tx, rows) => o.onRouted?.(tx, rows),
       logger: o.logger,
     });
     this.#published = o.metrics.counter({
@@ -114,7 +113,7 @@ class Relay implements OutboxRelay {
       help: "Publishes from the outbox by verdict; source is memory or poll",
       labels: ["verdict", "source"],
     });
-    this.#poller = makePoller({
+    this.#poller = new Poller({
       database: o.database,
       memory: this.#memory,
       limits,
@@ -201,7 +200,7 @@ class Relay implements OutboxRelay {
     if (verdict.kind === "unroutable" && this.#o.onUnroutable !== undefined) {
       const decided = await this.#decide(message);
       if (decided === "drop") {
-        this.#o.logger.warn({ message_id: message.id, type: message.type }, "dropped: no queue takes it");
+        this.#o.logger.debug({ message_id: message.id, type: message.type }, "no queue wants it");
         this.#memory.done(entry);
         this.#settler.dropped(entry);
         return;

@@ -9,7 +9,10 @@ import { beginText, type BeginOptions, type Scope } from "./scope.ts";
 
 /** A transaction in progress. Unusable once the work has returned. */
 export interface Tx {
-  /** Rows as the driver reads them (timestamptz as Date, bigint as number, numeric as text). `name` prepares. */
+  /**
+   * Rows as the driver reads them (timestamptz as Date, bigint as number, numeric as text). `name` prepares the
+   * statement once per connection: for statements by key. One that joins a batch is planned each time in any case.
+   */
   query<R>(text: string, values?: readonly unknown[], options?: { name?: string }): Promise<R[]>;
   /** The same, answering how many rows were touched. */
   execute(text: string, values?: readonly unknown[], options?: { name?: string }): Promise<number>;
@@ -175,7 +178,8 @@ function openTx(sequelize: Sequelize, connection: PgConnection, scope: Scope): O
   ) {
     if (closed)
       return Promise.reject(new Error("this transaction has ended; its tx cannot be used any more"));
-    const config = { text, values: [...(values ?? [])], ...(name === undefined ? {} : { name }) };
+    const prepared = name === undefined || joinsBatch(text) ? {} : { name };
+    const config = { text, values: [...(values ?? [])], ...prepared };
     const result = last.then(() => connection.query<R>(config));
     last = result.catch(() => undefined);
     return result;
@@ -211,6 +215,14 @@ function openTx(sequelize: Sequelize, connection: PgConnection, scope: Scope): O
       if (mapped !== undefined) Object.assign(mapped, { finished: how });
     },
   };
+}
+
+/**
+ * No setting saves a prepared join with unnest(): planned once while the table is tiny, it keeps walking the whole
+ * table from then on (measured at 100 000 rows: 27 ms for ten ids; planned each time, 0.5 ms).
+ */
+function joinsBatch(text: string): boolean {
+  return /\bunnest\s*\(/i.test(text) && /\b(update|delete|join)\b/i.test(text);
 }
 
 /** What a tenant's transaction says, it says as that tenant. */

@@ -86,7 +86,9 @@ describe("the outbox, whatever becomes of publishes", () => {
   }
 
   it("keeps a key's order when processes take turns in writing it as fast as they can", async () => {
-    const databases = [await kit.open(), await kit.open()];
+    const [even, odd] = [await kit.open(), await kit.open()];
+    const databases = [even, odd];
+    const databaseOf = (n: number) => (n % 2 === 0 ? even : odd);
     const end = sharedBroker([]);
     const open = await Promise.all(
       databases.map((database) => kit.relay(database, { publish: end.publish })),
@@ -96,7 +98,7 @@ describe("the outbox, whatever becomes of publishes", () => {
     const order = new Map<string, string[]>(keys.map((key) => [key, []]));
     // What makes an order between transactions is the row they lock.
     const write = (n: number, key: string) =>
-      databases[n % 2]?.transaction("system", async (tx) => {
+      databaseOf(n).transaction("system", async (tx) => {
         const [row] = await tx.query<{ amount: number }>(
           "UPDATE things SET amount = amount + 1 WHERE label = $1 RETURNING amount",
           [key],

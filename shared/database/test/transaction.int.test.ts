@@ -253,3 +253,34 @@ describe("a transaction", () => {
     expect(error).to.include({ code: "DEPENDENCY_UNAVAILABLE" }).and.have.property("cause");
   });
 });
+
+describe("a prepared batch statement", () => {
+  let kit: Setup;
+  before(async () => (kit = await setup()));
+  after(() => kit.destroy());
+
+  it("goes by the index although it was first planned when its table was tiny", async () => {
+    await kit.admin.run(
+      `CREATE TABLE growing (id bigint PRIMARY KEY, n int, pad text) WITH (autovacuum_enabled = off);
+       INSERT INTO growing VALUES (1, 1, ''); ANALYZE growing`,
+    );
+    const database = await kit.open({ poolMax: 1 });
+    const texts = {
+      by_unnest: "UPDATE growing g SET n = g.n + 1 FROM unnest($1::bigint[]) AS u(id) WHERE g.id = u.id",
+      by_any: "UPDATE growing SET n = n + 1 WHERE id = ANY ($1::bigint[])",
+    };
+    // pg_stat_xact_… counts within the current transaction.
+    const counted = `SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_xact_user_tables
+      WHERE relid = 'growing'::regclass`;
+    const touch = (name: string, text: string) =>
+      database.transaction("system", async (tx) => {
+        await tx.query(text, [[1, 2, 3]], { name });
+        const [row] = await tx.query<{ rows: number }>(counted);
+        return row?.rows ?? Infinity;
+      });
+    for (let n = 0; n < 8; n++) for (const [name, text] of Object.entries(texts)) await touch(name, text);
+    await kit.admin.run("INSERT INTO growing SELECT g, 1, repeat('y', 100) FROM generate_series(2, 20000) g");
+    for (const [name, text] of Object.entries(texts))
+      expect(await touch(name, text), name).to.be.lessThan(100);
+  });
+});
