@@ -39,17 +39,22 @@ function postgresOf(root: string): ProcessEntry[] {
   return postgresProcessesIn(join(placeOf(root) ?? root, "postgres", "data"));
 }
 
+/** Without work: programs of commands may run on, for the agent's next start to find them. */
+export interface LeftoverScope {
+  readonly work: boolean;
+}
+
 /** Every process of this system that still lives, except this one and those that started it. */
-export function leftoversOf(folder: RunFolder): ProcessEntry[] {
+export function leftoversOf(folder: RunFolder, scope: LeftoverScope = { work: true }): ProcessEntry[] {
   if (!existsSync(folder.root)) return [];
   const root = realpathSync(folder.root);
   const marked = processesWith(markerVariable, markerOf(root));
-  return unique([...marked, ...workOf(folder), ...postgresOf(root)]);
+  return unique([...marked, ...(scope.work ? workOf(folder) : []), ...postgresOf(root)]);
 }
 
 /** Ends what an earlier, killed run left: programs and services first, then the servers, as gently as they allow. */
-export async function stopLeftovers(folder: RunFolder): Promise<number> {
-  const found = leftoversOf(folder);
+export async function stopLeftovers(folder: RunFolder, scope?: LeftoverScope): Promise<number> {
+  const found = leftoversOf(folder, scope);
   if (found.length === 0) return 0;
   const root = realpathSync(folder.root);
   const rabbit = rabbitOf(root);
@@ -65,6 +70,6 @@ export async function stopLeftovers(folder: RunFolder): Promise<number> {
     stopProcesses(machines, "SIGTERM", serverGraceMs),
     stopProcesses(postgres, "SIGINT", serverGraceMs),
   ]);
-  await stopProcesses(leftoversOf(folder), "SIGKILL", 5_000);
+  await stopProcesses(leftoversOf(folder, scope), "SIGKILL", 5_000);
   return found.length;
 }

@@ -30,20 +30,22 @@ export function roleUrl(adminUrl: string, service: StoringService, secrets: Secr
   return url.toString();
 }
 
+async function migrate(service: StoringService, o: PreparationOptions): Promise<void> {
+  await mustRun(process.execPath, [programOf(`services/${service}`, "migrate")], {
+    env: {
+      ...o.env,
+      MUSTER_ADMIN_DATABASE_URL: o.servers.databaseUrl,
+      MUSTER_DATABASE_URL: roleUrl(o.servers.databaseUrl, service, o.secrets),
+    },
+    logFile: logFileOf(o.folder, `${service}-migrate`),
+    timeoutMs: programTimeoutMs,
+    signal: o.signal,
+  });
+}
+
 /** Brings the schema of each service up to date, with its role. */
 export async function migrateAll(o: PreparationOptions): Promise<void> {
-  for (const service of storingServices) {
-    await mustRun(process.execPath, [programOf(`services/${service}`, "migrate")], {
-      env: {
-        ...o.env,
-        MUSTER_ADMIN_DATABASE_URL: o.servers.databaseUrl,
-        MUSTER_DATABASE_URL: roleUrl(o.servers.databaseUrl, service, o.secrets),
-      },
-      logFile: logFileOf(o.folder, `${service}-migrate`),
-      timeoutMs: programTimeoutMs,
-      signal: o.signal,
-    });
-  }
+  await Promise.all(storingServices.map((service) => migrate(service, o)));
 }
 
 const bootstrapSchema = z.object({

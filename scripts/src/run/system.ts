@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { mkdirSync, rmSync } from "node:fs";
 import { z } from "zod";
 import { createClient } from "@muster/client/client";
@@ -54,6 +55,8 @@ export class System {
 
   constructor(o: SystemOptions) {
     this.#o = o;
+    // Every step of the start listens to it, many at once.
+    setMaxListeners(0, this.#stopping.signal);
     mkdirSync(o.folder.logs, { recursive: true, mode: 0o700 });
     this.#marker = markerOf(o.folder.root);
     this.#secrets = openSecrets(o.folder.secrets);
@@ -76,7 +79,7 @@ export class System {
   async #start(): Promise<RunFile> {
     const { folder, say } = this.#o;
     rmSync(folder.runFile, { force: true });
-    const left = await stopLeftovers(folder);
+    const left = await stopLeftovers(folder, { work: false });
     if (left > 0) say(`stopped ${left} processes that an earlier run left behind`);
     const ports = await this.#choosePorts();
     const servers = await this.#startServers();
