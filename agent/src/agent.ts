@@ -90,6 +90,7 @@ class WiredAgent implements Agent {
       ...{ transport, logger },
       session: () => session.current,
       facts: () => this.#heartbeatFacts(),
+      onOutdated: (generation) => session.outdated(generation),
     });
   }
 

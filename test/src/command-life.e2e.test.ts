@@ -3,7 +3,7 @@ import { after, before, describe, it } from "mocha";
 import { expect } from "chai";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
-import { eventually } from "@muster/testing/eventually";
+import { eventuallyHolds } from "@muster/testing/eventually";
 import { ask, ended, historyOf, inState, outputOf, shell } from "./following.ts";
 import { openSystem, type System } from "./system.ts";
 
@@ -31,7 +31,7 @@ describe("a command over HTTP, through every process", function () {
       state: "failed",
       reason: "exit_nonzero",
       exit_code: 3,
-      effect: "applied",
+      effect: "unknown",
     });
 
     const command = await ended(system.client, id);
@@ -178,7 +178,7 @@ describe("a command over HTTP, through every process", function () {
   });
 
   it("runs a script of nearly 1 MiB", async () => {
-    const text = `echo begin\n${"# filler\n".repeat(110_000)}echo end $1\n`;
+    const text = `echo begin\n${`# ${"filler ".repeat(140)}\n`.repeat(1_000)}echo end $1\n`;
     const id = await ask(system.client, { vm_uuid: vm, action: "script", params: { text, args: ["well"] } });
     expect(await ended(system.client, id)).to.include({ state: "succeeded" });
     expect((await outputOf(system.client, id)).stdout.toString()).to.equal("begin\nend well\n");
@@ -193,7 +193,7 @@ describe("a command over HTTP, through every process", function () {
       action: "file.put",
       params: { path, content_base64: content.toString("base64"), sha256, create_parents: true },
     });
-    expect(await ended(system.client, put)).to.include({ state: "succeeded", effect: "applied" });
+    expect(await ended(system.client, put)).to.include({ state: "succeeded", effect: "unknown" });
     const get = await ask(system.client, { vm_uuid: vm, action: "file.get", params: { path } });
     const command = await ended(system.client, get);
     expect(command.result?.data).to.include({ content_base64: content.toString("base64"), sha256 });
@@ -213,7 +213,7 @@ describe("a command over HTTP, through every process", function () {
 
   it("keeps the first and last MiB of endless output, says what was cut, and ends on cancel", async () => {
     const id = await ask(system.client, shell(vm, "yes 0123456789"));
-    await eventually(async () => {
+    await eventuallyHolds(async () => {
       const { data } = await system.client.readOutput({ params: { id } });
       if (data.chunks.length === 0) throw new Error("no output yet");
     }, 20_000);
@@ -257,7 +257,7 @@ describe("a command over HTTP, through every process", function () {
     const command = await ended(system.client, data.command.id);
     expect(command.correlation_id).to.equal(correlationId);
     for (const name of ["gateway", "vm-ops", "agent"]) {
-      await eventually(async () => expect(await system.logOf(name)).to.contain(correlationId), 5_000);
+      await eventuallyHolds(async () => expect(await system.logOf(name)).to.contain(correlationId), 5_000);
     }
   });
 

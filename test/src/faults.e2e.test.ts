@@ -3,12 +3,12 @@ import { after, before, describe, it } from "mocha";
 import { expect } from "chai";
 import { MusterError } from "@muster/contracts/errors";
 import { vmQueueName } from "@muster/contracts/agents";
-import { eventually } from "@muster/testing/eventually";
+import { eventuallyHolds } from "@muster/testing/eventually";
 import { ask, ended, historyOf, inState, outputOf, shell } from "./following.ts";
 import { openSystem, type System } from "./system.ts";
 
 const fast = {
-  reliability: { MUSTER_RELIABILITY_SWEEP_INTERVAL_MS: "1000" },
+  reliability: { MUSTER_RELIABILITY_SWEEP_INTERVAL_MS: "1000", MUSTER_RELIABILITY_HEARTBEAT_MS: "2000" },
 };
 
 describe("when parts of the system die", function () {
@@ -25,12 +25,28 @@ describe("when parts of the system die", function () {
     const agent = await system.startAgent({ vmUuids: [vm] });
     const mark = `${system.folder}/started-${vm}`;
     const id = await ask(system.client, shell(vm, `echo x >> ${mark}; sleep 4; wc -l < ${mark}; exit 7`));
-    await inState(system.client, id, "running");
+    await eventuallyHolds(async () => await readFile(mark));
     await agent.process.stop("SIGKILL");
     agent.process.start();
     const command = await ended(system.client, id, 60_000);
     expect(command).to.include({ state: "failed", reason: "exit_nonzero", exit_code: 7, attempt: 1 });
     expect((await outputOf(system.client, id)).stdout.toString().trim()).to.equal("1");
+  });
+
+  it("starts once, whenever between doorbell and result its agent is killed", async () => {
+    const vm = await system.registerVm("killed at random", 4);
+    const agent = await system.startAgent({ vmUuids: [vm] });
+    const mark = `${system.folder}/once-${vm}`;
+    const ids = [];
+    for (let i = 0; i < 12; i++) {
+      ids.push(await ask(system.client, shell(vm, `echo ${i} >> ${mark}`)));
+      if (i % 4 !== 3) continue;
+      await agent.process.stop("SIGKILL");
+      agent.process.start();
+    }
+    for (const id of ids) expect(await ended(system.client, id, 60_000)).to.include({ state: "succeeded" });
+    const starts = (await readFile(mark, "utf8")).trim().split("\n").map(Number);
+    expect(starts.sort((a, b) => a - b)).to.deep.equal(ids.map((_, i) => i));
   });
 
   it("keeps a result while the broker's connections are cut again and again", async () => {
@@ -60,7 +76,7 @@ describe("when parts of the system die", function () {
           accepted.set(name, await ask(system.client, shell(vm, `echo ${name} >> ${mark}`)));
         }
       })();
-      await eventually(() => expect(accepted.size).to.be.at.least(15), 30_000);
+      await eventuallyHolds(() => expect(accepted.size).to.be.at.least(15), 30_000);
       await system.services[victim].stop("SIGKILL");
       system.services[victim].start();
       await system.services[victim].ready();
@@ -108,14 +124,15 @@ describe("when parts of the system die", function () {
     await system.vhost.deleteQueue(queue);
     const next = await ask(system.client, shell(vm, "echo next"));
     await system.startAgent({ vmUuids: [vm] });
-    for (const id of [before, next]) expect(await ended(system.client, id)).to.include({ state: "succeeded" });
+    for (const id of [before, next])
+      expect(await ended(system.client, id)).to.include({ state: "succeeded" });
   });
 
   it("lets the newest of two agents with one identity win", async () => {
     const vm = await system.registerVm();
     const first = await system.startAgent({ vmUuids: [vm], name: "first" });
     const second = await system.startAgent({ vmUuids: [vm], agentId: first.agentId, name: "second" });
-    await eventually(() => expect(first.process.ended).to.equal(true), 60_000);
+    await eventuallyHolds(() => expect(first.process.ended).to.equal(true), 60_000);
     expect(await first.process.stop()).to.equal(75);
     const id = await ask(system.client, shell(vm, "true"));
     expect(await ended(system.client, id)).to.include({ state: "succeeded" });

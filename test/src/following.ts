@@ -1,6 +1,6 @@
 import type { Client } from "@muster/client/client";
 import { isTerminal, type CommandDetail, type CommandState } from "@muster/contracts/commands";
-import { eventually } from "@muster/testing/eventually";
+import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 
 type Action = "exec" | "script" | "file.put" | "file.get" | "probe" | "ping";
 
@@ -54,7 +54,7 @@ export async function ended(client: Client, id: string, timeoutMs = 30_000): Pro
 export async function outputOf(client: Client, id: string): Promise<{ stdout: Buffer; stderr: Buffer }> {
   const parts: Record<"stdout" | "stderr", Buffer[]> = { stdout: [], stderr: [] };
   let cursor: string | undefined;
-  await eventually(async () => {
+  await eventuallyHolds(async () => {
     const { data } = await client.readOutput({
       params: { id },
       query: cursor === undefined ? {} : { cursor },

@@ -4,7 +4,7 @@ import { createWriteStream } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { eventually } from "@muster/testing/eventually";
+import { eventuallyHolds } from "@muster/testing/eventually";
 
 /** The checkout that is under test. */
 export const repository = fileURLToPath(new URL("../../../", import.meta.url));
@@ -79,7 +79,7 @@ export class ManagedProcess {
 
   /** Resolves when the process says that it is ready; fails at once when it ends before. */
   async ready(timeoutMs = 30_000): Promise<void> {
-    await eventually(async () => {
+    await eventuallyHolds(async () => {
       if (this.ended) throw new Error(`${this.name} ended before it was ready; see ${this.logFile}`);
       const response = await fetch(`${this.internalUrl}/readyz`);
       if (!response.ok) throw new Error(`${this.name}: ${await response.text()}`);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { createClient, type Client } from "@muster/client/client";
 import { uuidv7 } from "@muster/contracts/ids";
 import { setupDatabase } from "@muster/testing/database";
-import { eventually } from "@muster/testing/eventually";
+import { eventuallyHolds } from "@muster/testing/eventually";
 import { setupVhost, type Vhost } from "@muster/testing/vhost";
 import { applyMesh } from "./topology.ts";
 import { freePort, ManagedProcess, repository, runToEnd } from "./processes.ts";
@@ -106,7 +106,8 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
   }
 
   const gatewayUrl = `http://127.0.0.1:${gatewayPort}`;
-  const client = createClient({ baseUrl: gatewayUrl, token: owner.apiKey });
+  // Patient: a process of the system may be down for as long as it takes to start it again.
+  const client = createClient({ baseUrl: gatewayUrl, token: owner.apiKey, attemptsMax: 25 });
   return {
     gatewayUrl,
     tenantId: owner.tenantId,
@@ -180,7 +181,7 @@ async function startAgent(
 }
 
 async function agentOnline(client: Client, agentId: string): Promise<void> {
-  await eventually(async () => {
+  await eventuallyHolds(async () => {
     const { data } = await client.listAgents();
     const agent = data.agents.find((known) => known.agent_id === agentId);
     if (agent?.state !== "online") throw new Error(`agent ${agentId} is ${agent?.state ?? "unknown"}`);

@@ -1,6 +1,7 @@
 import { loadavg } from "node:os";
 import { agentHeartbeat } from "@muster/contracts/agents";
 import type { PayloadOf } from "@muster/contracts/define";
+import { MusterError } from "@muster/contracts/errors";
 import { fullJitterMs } from "@muster/broker/waiting";
 import type { Logger } from "@muster/telemetry/logger";
 import { Alarm } from "../session/alarm.ts";
@@ -18,6 +19,7 @@ export class Heartbeat {
   readonly #logger: Logger;
   readonly #session: () => SessionRef | undefined;
   readonly #facts: () => Facts;
+  readonly #onOutdated: (generation: number) => void;
   readonly #alarm = new Alarm();
   #intervalMs = firstMs;
   #closed = false;
@@ -27,11 +29,14 @@ export class Heartbeat {
     logger: Logger;
     session: () => SessionRef | undefined;
     facts: () => Facts;
+    /** A newer session of this agent than the one of this generation is known. */
+    onOutdated: (generation: number) => void;
   }) {
     this.#transport = o.transport;
     this.#logger = o.logger;
     this.#session = o.session;
     this.#facts = o.facts;
+    this.#onOutdated = o.onOutdated;
   }
 
   start(): void {
@@ -68,12 +73,14 @@ export class Heartbeat {
   async send(): Promise<void> {
     const session = this.#session();
     if (session === undefined) return;
-    const reply = await this.#transport.report(agentHeartbeat, {
-      ...this.#facts(),
-      session,
-      load_1m: loadavg()[0] ?? 0,
-      clock_unix_ms: Date.now(),
-    });
+    const facts = { ...this.#facts(), load_1m: loadavg()[0] ?? 0, clock_unix_ms: Date.now() };
+    const reply = await this.#transport
+      .report(agentHeartbeat, { ...facts, session })
+      .catch((error: unknown) => {
+        if (error instanceof MusterError && error.code === "AGENT_SUPERSEDED")
+          this.#onOutdated(session.generation);
+        throw error;
+      });
     if (reply.next_heartbeat_ms > 0) this.#intervalMs = reply.next_heartbeat_ms;
   }
 

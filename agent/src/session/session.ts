@@ -147,6 +147,11 @@ export class Session {
     );
   }
 
+  /** The mesh says that this generation is not the newest; true of us unless our own hello overtook what was sent. */
+  outdated(generation: number): void {
+    if (this.#state === "open" && !this.#greeting && generation === this.#generation) this.#supersede();
+  }
+
   #supersede(): void {
     this.#state = "superseded";
     this.#logger.error({ session_id: this.id }, "superseded by a newer session of this agent; stopping");

@@ -40,7 +40,7 @@ export interface CallOptions {
 
 type Part<K extends string, T> = [T] extends [undefined]
   ? unknown
-  : object extends T
+  : Record<string, never> extends T
     ? { readonly [P in K]?: T }
     : { readonly [P in K]: T };
 
@@ -60,7 +60,7 @@ export interface Answer<R extends { reply: Route["reply"] }> {
 }
 
 type Call<R extends Route> =
-  object extends CallInput<R>
+  Record<string, never> extends CallInput<R>
     ? (input?: CallInput<R>) => Promise<Answer<R>>
     : (input: CallInput<R>) => Promise<Answer<R>>;
 

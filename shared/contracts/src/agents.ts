@@ -270,7 +270,7 @@ export const agentHeartbeat = defineReport({
     stopping: z.boolean(),
   }),
   reply: z.object({ next_heartbeat_ms: durationMs }),
-  codes: [],
+  codes: ["AGENT_SUPERSEDED"],
   payloadBytesMax: 128 * 1024,
   batch: { sizeMax: 200, waitMs: 20 },
 });

@@ -22,3 +22,11 @@ export async function eventually<T>(
     pauseMs = Math.min(100, pauseMs * 2);
   }
 }
+
+/** The same for an assertion that answers nothing: it holds once it no longer throws. */
+export async function eventuallyHolds(assertion: () => unknown, timeoutMs = 10_000): Promise<void> {
+  await eventually(async () => {
+    await assertion();
+    return true;
+  }, timeoutMs);
+}

@@ -40,13 +40,19 @@ export function hearing(parts: HeartbeatParts) {
     const known = items.map(({ context }) => isNamed(context.tenantId, context.agentId));
     const rows = newestOfEach(items.filter((_, at) => known[at]).map((item) => rowOf(item, nowMs)));
     for (const row of rows) skew.observe(Math.abs(row.clockSkewMs) / 1_000);
+    let newest: ReadonlyMap<string, number> = new Map();
     if (rows.length > 0) {
-      const work = (tx: Tx) => note(tx, rows, new Date(nowMs));
-      outdated.inc(await parts.database.transaction("system", work));
+      const noted = await parts.database.transaction("system", (tx) => note(tx, rows, new Date(nowMs)));
+      outdated.inc(noted.unheeded);
+      newest = noted.newest;
     }
     const reply = { next_heartbeat_ms: parts.nextHeartbeatMs() };
     const unnamed = new MusterError("VALIDATION_FAILED", "the routing key names no tenant or no agent");
-    return known.map((named) => (named ? reply : unnamed));
+    return items.map(({ payload, context }, at) => {
+      if (known[at] !== true) return unnamed;
+      const current = newest.get(keyOf(context.tenantId, context.agentId)) ?? 0;
+      return payload.session.generation < current ? new MusterError("AGENT_SUPERSEDED") : reply;
+    });
   };
 }
 
@@ -72,8 +78,14 @@ function newestOfEach(rows: readonly HeartbeatRow[]): HeartbeatRow[] {
   return [...newest.values()];
 }
 
-/** Answers how many heartbeats said nothing. */
-async function note(tx: Tx, rows: readonly HeartbeatRow[], now: Date): Promise<number> {
+interface Noted {
+  /** Heartbeats that said nothing. */
+  readonly unheeded: number;
+  /** The newest generation of each agent that was heard. */
+  readonly newest: ReadonlyMap<string, number>;
+}
+
+async function note(tx: Tx, rows: readonly HeartbeatRow[], now: Date): Promise<Noted> {
   // New agents first: whoever is not new is there to be locked, even if another process has just written it down.
   const known = await lockKnown(tx, rows);
   const knownByKey = byKey(known);
@@ -85,12 +97,14 @@ async function note(tx: Tx, rows: readonly HeartbeatRow[], now: Date): Promise<n
     for (const row of await lockKnown(tx, raced)) knownByKey.set(keyOf(row.tenant_id, row.agent_id), row);
 
   const heeded: HeartbeatRow[] = [];
+  const newest = new Map<string, number>();
   let unheeded = 0;
   for (const row of rows) {
     const key = keyOf(row.tenantId, row.agentId);
     const before = knownByKey.get(key);
     const heard = { generation: row.beat.session.generation, stopping: row.beat.stopping };
     const after = afterHeartbeat(before, heard);
+    newest.set(key, Math.max(heard.generation, before?.generation ?? 0));
     if (!after.heed) {
       unheeded += 1;
       continue;
@@ -103,7 +117,7 @@ async function note(tx: Tx, rows: readonly HeartbeatRow[], now: Date): Promise<n
     }
   }
   await updateKnown(tx, heeded);
-  return unheeded;
+  return { unheeded, newest };
 }
 
 const byKey = (rows: readonly KnownRow[]): Map<string, KnownRow> =>
