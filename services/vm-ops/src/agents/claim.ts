@@ -1,6 +1,6 @@
 import type { agentClaim } from "@muster/contracts/agents";
 import type { PayloadOf, ReplyInputOf } from "@muster/contracts/define";
-import { MusterError } from "@muster/contracts/errors";
+import { type MusterError } from "@muster/contracts/errors";
 import type { ReportItem } from "@muster/broker/broker";
 import type { Database, Tx } from "@muster/database/database";
 import { keyOf, transitionOf, writeTransitions } from "../commands/store.ts";

@@ -1,5 +1,5 @@
 import type { ActionName } from "@muster/contracts/actions";
-import { agentHello } from "@muster/contracts/agents";
+import { type agentHello } from "@muster/contracts/agents";
 import type { ReplyInputOf } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
 import type { ReportItem } from "@muster/broker/broker";

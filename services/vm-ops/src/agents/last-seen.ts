@@ -42,7 +42,9 @@ export function openLastSeen(o: {
     }
   }
 
-  const timer = setInterval(() => (flushing = flushing.then(flush)), o.everyMs ?? 5_000);
+  const timer = setInterval(() => {
+    flushing = flushing.then(flush);
+  }, o.everyMs ?? 5_000);
   timer.unref();
   return {
     touch: (agent, generation) => void seen.set(agentKeyOf(agent), { ...agent, generation }),

@@ -25,7 +25,12 @@ export function waitingFor(now: Situation): CommandDetail["waiting_for"] {
     case "queued":
     case "dispatched":
       return waitingInQueue(now);
-    default:
+    case "denied":
+    case "succeeded":
+    case "failed":
+    case "expired":
+    case "cancelled":
+    case "dead_lettered":
       return null;
   }
 }

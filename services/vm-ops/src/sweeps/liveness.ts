@@ -12,21 +12,23 @@ const everyMs = 5_000;
 
 /** One touch. After a gap leases are forgiven for as long again, and two leases more. Answers the outage, in ms. */
 export async function touchLiveness(tx: Tx, leaseMs: number): Promise<number> {
-  const [row] = await tx.query<{ gap_ms: number }>(
-    `WITH before AS (SELECT touched_at FROM liveness FOR UPDATE)
-     INSERT INTO liveness AS l (touched_at, resumed_at, amnesty_until) VALUES (now(), now(), now())
+  const [before] = await tx.query<{ gap_ms: number }>(
+    "SELECT (extract(epoch FROM now() - touched_at) * 1000)::float8 AS gap_ms FROM liveness FOR UPDATE",
+  );
+  const gapMs = before?.gap_ms ?? 0;
+  const outageMs = gapMs > outageGapMs ? gapMs : 0;
+  await tx.query(
+    `INSERT INTO liveness AS l (touched_at, resumed_at, amnesty_until) VALUES (now(), now(), now())
      ON CONFLICT (only_row) DO UPDATE SET
        touched_at = greatest(l.touched_at, now()),
-       resumed_at = CASE WHEN now() - l.touched_at > $1::bigint * interval '1 ms' THEN now() ELSE l.resumed_at END,
-       amnesty_until = CASE WHEN now() - l.touched_at > $1::bigint * interval '1 ms'
-         THEN greatest(l.amnesty_until, now() + (now() - l.touched_at) + 2 * $2::bigint * interval '1 ms')
+       resumed_at = CASE WHEN $1::float8 > 0 THEN now() ELSE l.resumed_at END,
+       amnesty_until = CASE WHEN $1::float8 > 0
+         THEN greatest(l.amnesty_until, now() + ($1::float8 + 2 * $2::float8) * interval '1 ms')
          ELSE l.amnesty_until END,
-       outages = l.outages + CASE WHEN now() - l.touched_at > $1::bigint * interval '1 ms' THEN 1 ELSE 0 END
-     RETURNING (extract(epoch FROM now() - coalesce((SELECT touched_at FROM before), now())) * 1000)::float8 AS gap_ms`,
-    [outageGapMs, leaseMs],
+       outages = l.outages + CASE WHEN $1::float8 > 0 THEN 1 ELSE 0 END`,
+    [outageMs, leaseMs],
   );
-  const gapMs = row?.gap_ms ?? 0;
-  return gapMs > outageGapMs ? gapMs : 0;
+  return outageMs;
 }
 
 /** How long leases are still forgiven, in ms. */

@@ -5,6 +5,15 @@ import type { Broker } from "@muster/broker/broker";
 import type { Database } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
 import type { VmOpsMetrics } from "../metrics.ts";
+import {
+  isActive,
+  markQueueRemoved,
+  markQueuesReady,
+  vmsWithOldQueue,
+  vmsWithoutQueue,
+  vmsWithQueue,
+} from "./store-queues.ts";
+import type { VmKey } from "./store-queues.ts";
 
 /** Sees to it that every active VM has its queue and that retired ones lose theirs. */
 export interface VmQueues {
@@ -17,9 +26,12 @@ export interface VmQueues {
   close(): Promise<void>;
 }
 
-interface VmKey {
-  readonly tenant_id: string;
-  readonly vm_uuid: string;
+export interface VmQueuesOptions {
+  readonly database: Pick<Database, "transaction">;
+  readonly broker: Pick<Broker, "ensureVmQueue" | "deleteQueue">;
+  readonly metrics: VmOpsMetrics;
+  readonly logger: Logger;
+  readonly everyMs?: number;
 }
 
 const pageSize = 500;
@@ -27,164 +39,118 @@ const declaresAtOnce = 8;
 const nudgeMs = 50;
 /** A retired VM's queue outlives its last command, but not for ever. */
 const queueKeptMaxMs = 600_000;
+const vmQueueShape = /^vm\.([a-z0-9-]+)\.([0-9a-f-]{36})\.commands$/;
 
 const external = new Set(
   Object.values(vmOpsEvents).filter((event) => event.external).map((event) => event.name), // prettier-ignore
 );
 
-export function openVmQueues(o: {
-  database: Pick<Database, "transaction">;
-  broker: Pick<Broker, "ensureVmQueue" | "deleteQueue">;
-  metrics: VmOpsMetrics;
-  logger: Logger;
-  everyMs?: number;
-}): VmQueues {
-  const everyMs = o.everyMs ?? 60_000;
-  let after: VmKey | undefined;
-  let firstRound = true;
-  let closed = false;
-  let timer: NodeJS.Timeout | undefined;
-  let running: Promise<void> = Promise.resolve();
+export function openVmQueues(o: VmQueuesOptions): VmQueues {
+  const queues = new Reconciler(o);
+  queues.nudge();
+  return queues;
+}
 
-  async function make(vms: readonly VmKey[]): Promise<void> {
-    const made: VmKey[] = [];
-    await inParallel(vms, declaresAtOnce, async (vm) => {
-      await o.broker.ensureVmQueue(vmQueueName(vm.tenant_id, vm.vm_uuid));
-      made.push(vm);
-    }).finally(() => markReady(made));
+class Reconciler implements VmQueues {
+  readonly #o: VmQueuesOptions;
+  #after: VmKey | undefined;
+  #firstRound = true;
+  #nudged = false;
+  #busy = false;
+  #closed = false;
+  #timer: NodeJS.Timeout | undefined;
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(o: VmQueuesOptions) {
+    this.#o = o;
   }
 
-  async function markReady(vms: readonly VmKey[]): Promise<void> {
-    if (vms.length === 0) return;
-    const values = [vms.map((vm) => vm.tenant_id), vms.map((vm) => vm.vm_uuid)];
-    const marked = await o.database.transaction("system", (tx) =>
-      tx.execute(
-        `UPDATE vms v SET queue_ready_at = now() FROM unnest($1::text[], $2::uuid[]) AS g(tenant_id, vm_uuid)
-         WHERE v.tenant_id = g.tenant_id AND v.vm_uuid = g.vm_uuid AND v.queue_ready_at IS NULL`,
-        values,
-      ),
-    );
-    o.metrics.queuesMade.inc({ operation: "made" }, marked);
-  }
-
-  /** Those that never had one, then one page of all others: in the first round every page. */
-  async function makeMissing(): Promise<void> {
-    const fresh = await o.database.transaction("system", (tx) =>
-      tx.query<VmKey>(
-        `SELECT tenant_id, vm_uuid FROM vms WHERE state = 'active' AND queue_ready_at IS NULL
-         ORDER BY registered_at LIMIT $1`,
-        [pageSize],
-      ),
-    );
-    await make(fresh);
-    do {
-      const page = await o.database.transaction("system", (tx) =>
-        tx.query<VmKey>(
-          `SELECT tenant_id, vm_uuid FROM vms WHERE state = 'active' AND queue_ready_at IS NOT NULL
-             AND (tenant_id, vm_uuid) > ($1, $2::uuid) ORDER BY tenant_id, vm_uuid LIMIT $3`,
-          [after?.tenant_id ?? "", after?.vm_uuid ?? "00000000-0000-0000-0000-000000000000", pageSize],
-        ),
-      );
-      await make(page);
-      after = page.length < pageSize ? undefined : page.at(-1);
-    } while (firstRound && after !== undefined && !closed);
-    firstRound = false;
-  }
-
-  async function removeOld(): Promise<void> {
-    const old = await o.database.transaction("system", (tx) =>
-      tx.query<VmKey>(
-        `SELECT v.tenant_id, v.vm_uuid FROM vms v WHERE v.state = 'retired' AND v.queue_removed_at IS NULL
-           AND (v.retired_at < now() - $2 * interval '1 ms' OR NOT EXISTS (SELECT 1 FROM commands c
-             WHERE c.tenant_id = v.tenant_id AND c.vm_uuid = v.vm_uuid AND c.phase = 'running'))
-         ORDER BY v.retired_at LIMIT $1`,
-        [pageSize, queueKeptMaxMs],
-      ),
-    );
-    for (const vm of old) {
-      if (closed) return;
-      await o.broker.deleteQueue(vmQueueName(vm.tenant_id, vm.vm_uuid));
-      await o.database.transaction("system", (tx) =>
-        tx.execute("UPDATE vms SET queue_removed_at = now() WHERE tenant_id = $1 AND vm_uuid = $2", [
-          vm.tenant_id,
-          vm.vm_uuid,
-        ]),
-      );
-      o.metrics.queuesMade.inc({ operation: "removed" });
-    }
-  }
-
-  async function round(): Promise<void> {
+  async makeNow(tenant_id: string, vm_uuid: string): Promise<void> {
     try {
-      await removeOld();
-      await makeMissing();
+      await this.#make([{ tenant_id, vm_uuid }]);
     } catch (error) {
-      if (!closed)
-        o.logger.warn({ err: error }, "VM queues could not be seen to; the next round tries again");
+      this.#o.logger.warn({ err: error, vm_uuid }, "a VM's queue could not be made at once");
+      this.nudge();
     }
   }
 
-  let nudged = false;
-  let busy = false;
-
-  function schedule(ms: number): void {
-    clearTimeout(timer);
-    if (closed) return;
-    timer = setTimeout(() => (running = look()), ms);
-    timer.unref();
-  }
-
-  async function look(): Promise<void> {
-    busy = true;
-    nudged = false;
-    await round();
-    busy = false;
-    schedule(nudged ? nudgeMs : everyMs);
-  }
-
-  function nudge(): void {
-    nudged = true;
-    if (!busy) schedule(nudgeMs);
-  }
-
-  async function again(tenantId: string, vmUuid: string): Promise<"retry" | "drop"> {
-    const [vm] = await o.database.transaction("system", (tx) =>
-      tx.query<{ state: string }>("SELECT state FROM vms WHERE tenant_id = $1 AND vm_uuid = $2", [
-        tenantId,
-        vmUuid,
-      ]),
-    );
-    if (vm === undefined || vm.state === "retired") return "drop";
-    await o.broker.ensureVmQueue(vmQueueName(tenantId, vmUuid));
+  async onUnroutable(message: PreparedMessage): Promise<"retry" | "drop"> {
+    if (external.has(message.type)) return "drop";
+    const [, tenant_id, vm_uuid] = vmQueueShape.exec(message.routingKey) ?? [];
+    if (message.exchange !== "" || tenant_id === undefined || vm_uuid === undefined) return "retry";
+    if (!(await isActive(this.#o.database, { tenant_id, vm_uuid }))) return "drop";
+    await this.#o.broker.ensureVmQueue(vmQueueName(tenant_id, vm_uuid));
     return "retry";
   }
 
-  schedule(0);
-  return {
-    async makeNow(tenant_id, vm_uuid) {
-      try {
-        await make([{ tenant_id, vm_uuid }]);
-      } catch (error) {
-        o.logger.warn({ err: error, vm_uuid }, "a VM's queue could not be made at once");
-        nudge();
-      }
-    },
-    async onUnroutable(message) {
-      if (external.has(message.type)) return "drop";
-      const [, tenantId, vmUuid] = vmQueueShape.exec(message.routingKey) ?? [];
-      if (message.exchange !== "" || tenantId === undefined || vmUuid === undefined) return "retry";
-      return again(tenantId, vmUuid);
-    },
-    nudge,
-    async close() {
-      closed = true;
-      clearTimeout(timer);
-      await running;
-    },
-  };
-}
+  nudge(): void {
+    this.#nudged = true;
+    if (!this.#busy) this.#schedule(nudgeMs);
+  }
 
-const vmQueueShape = /^vm\.([a-z0-9-]+)\.([0-9a-f-]{36})\.commands$/;
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    await this.#running;
+  }
+
+  #schedule(ms: number): void {
+    clearTimeout(this.#timer);
+    if (this.#closed) return;
+    this.#timer = setTimeout(() => {
+      this.#running = this.#look();
+    }, ms);
+    this.#timer.unref();
+  }
+
+  async #look(): Promise<void> {
+    this.#busy = true;
+    this.#nudged = false;
+    try {
+      await this.#removeOld();
+      await this.#makeMissing();
+    } catch (error) {
+      const text = "VM queues could not be seen to; the next round tries again";
+      if (!this.#closed) this.#o.logger.warn({ err: error }, text);
+    }
+    this.#busy = false;
+    this.#schedule(this.#nudged ? nudgeMs : (this.#o.everyMs ?? 60_000));
+  }
+
+  async #removeOld(): Promise<void> {
+    for (const vm of await vmsWithOldQueue(this.#o.database, queueKeptMaxMs, pageSize)) {
+      if (this.#closed) return;
+      await this.#o.broker.deleteQueue(vmQueueName(vm.tenant_id, vm.vm_uuid));
+      await markQueueRemoved(this.#o.database, vm);
+      this.#o.metrics.queuesMade.inc({ operation: "removed" });
+    }
+  }
+
+  /** Those that never had one, then one page of all others: in the first round every page. */
+  async #makeMissing(): Promise<void> {
+    await this.#make(await vmsWithoutQueue(this.#o.database, pageSize));
+    do {
+      const page = await vmsWithQueue(this.#o.database, this.#after, pageSize);
+      await this.#make(page);
+      this.#after = page.length < pageSize ? undefined : page.at(-1);
+    } while (this.#firstRound && this.#after !== undefined && !this.#closed);
+    this.#firstRound = false;
+  }
+
+  async #make(vms: readonly VmKey[]): Promise<void> {
+    const made: VmKey[] = [];
+    try {
+      await inParallel(vms, declaresAtOnce, async (vm) => {
+        if (this.#closed) return;
+        await this.#o.broker.ensureVmQueue(vmQueueName(vm.tenant_id, vm.vm_uuid));
+        made.push(vm);
+      });
+    } finally {
+      const fresh = await markQueuesReady(this.#o.database, made);
+      this.#o.metrics.queuesMade.inc({ operation: "made" }, fresh);
+    }
+  }
+}
 
 /** Runs the work over all items, so many at once; rejects with the first failure after the running ones ended. */
 async function inParallel<T>(
@@ -193,13 +159,12 @@ async function inParallel<T>(
   work: (item: T) => Promise<void>,
 ): Promise<void> {
   const left = [...items];
-  let failure: unknown;
-  await Promise.all(
-    Array.from({ length: Math.min(atOnce, items.length) }, async () => {
-      for (let item = left.shift(); item !== undefined && failure === undefined; item = left.shift()) {
-        await work(item).catch((error: unknown) => (failure ??= error ?? new Error("failed")));
-      }
-    }),
-  );
-  if (failure !== undefined) throw failure;
+  const failures: unknown[] = [];
+  const worker = async (): Promise<void> => {
+    for (let item = left.shift(); item !== undefined && failures.length === 0; item = left.shift()) {
+      await work(item).catch((error: unknown) => failures.push(error));
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, worker));
+  if (failures.length > 0) throw new Error("a queue could not be made", { cause: failures[0] });
 }
