@@ -118,6 +118,8 @@ async function call(wired: Wired, route: Route, input: AnyInput): Promise<Answer
   const timeoutMs = input.timeoutMs ?? wired.timeoutMs;
   return retrying({ ...wired, repeatable, signal: input.signal }, async () => {
     const timeout = AbortSignal.timeout(timeoutMs);
+    // Node 20 collects a timeout that only AbortSignal.any() knows, and then it never fires; a listener keeps it.
+    timeout.addEventListener("abort", () => undefined, { once: true });
     const headers: Record<string, string> = { accept: "application/json", "x-correlation-id": correlationId };
     if (input.body !== undefined) headers["content-type"] = "application/json";
     if (idempotencyKey !== undefined) headers["idempotency-key"] = idempotencyKey;
