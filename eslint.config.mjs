@@ -92,7 +92,10 @@ export default tseslint.config(
         },
       ],
       eqeqeq: ["error", "smart"],
-      "@typescript-eslint/switch-exhaustiveness-check": "error",
+      "@typescript-eslint/switch-exhaustiveness-check": [
+        "error",
+        { considerDefaultExhaustiveForUnions: true },
+      ],
       "@typescript-eslint/consistent-type-imports": ["error", { fixStyle: "inline-type-imports" }],
       // Interpolating a number or a boolean is plain; objects stay refused.
       "@typescript-eslint/restrict-template-expressions": [

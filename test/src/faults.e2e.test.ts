@@ -146,7 +146,9 @@ describe("when parts of the system die", function () {
     for (let i = 0; i < 10; i++) ids.push(await ask(system.client, shell(vm, `echo ${i} >> ${mark}`)));
     await system.startAgent({ vmUuids: [vm] });
     for (const id of ids) await ended(system.client, id);
-    expect((await readFile(mark, "utf8")).trim().split("\n")).to.deep.equal([..."0123456789"]);
+    expect((await readFile(mark, "utf8")).trim().split("\n")).to.deep.equal(
+      Array.from({ length: 10 }, (_, i) => String(i)),
+    );
     expect(await historyOf(system.client, ids[9]!)).to.have.length(4);
   });
 });

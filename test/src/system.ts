@@ -7,6 +7,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { setupDatabase } from "@muster/testing/database";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { setupVhost, type Vhost } from "@muster/testing/vhost";
+import { endLeftWork } from "./left-work.ts";
 import { applyMesh } from "./topology.ts";
 import { freePort, ManagedProcess, repository, runToEnd } from "./processes.ts";
 
@@ -93,6 +94,7 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
   const agents: RunningAgent[] = [];
   const close = async (): Promise<void> => {
     await Promise.all(agents.map((agent) => agent.process.stop()));
+    await endLeftWork(agents.map((agent) => agent.home));
     for (const name of [...serviceNames].reverse()) await services[name].stop();
     await database.destroy();
     await vhost.destroy();

@@ -225,7 +225,7 @@ export class Journal {
   }
 
   #countStart(key: AttemptKey): void {
-    const bumped = this.#statement(
+    const bumped: unknown = this.#statement(
       "UPDATE attempts SET starts = starts + 1 WHERE command_id = ? AND attempt = ? RETURNING starts",
     ).get(key.commandId, key.attempt);
     const starts = z.object({ starts: z.number() }).safeParse(bumped);
@@ -269,7 +269,7 @@ export class Journal {
   }
 
   find(key: AttemptKey): AttemptRow | undefined {
-    const row = this.#statement("SELECT * FROM attempts WHERE command_id = ? AND attempt = ?").get(
+    const row: unknown = this.#statement("SELECT * FROM attempts WHERE command_id = ? AND attempt = ?").get(
       key.commandId,
       key.attempt,
     );
@@ -278,7 +278,7 @@ export class Journal {
 
   /** Crashes of the agent while any attempt of this command was starting or started. */
   crashesOf(commandId: string): number {
-    const row = this.#statement(
+    const row: unknown = this.#statement(
       "SELECT coalesce(sum(crashes), 0) AS n FROM attempts WHERE command_id = ?",
     ).get(commandId);
     return z.object({ n: z.number() }).parse(row).n;
@@ -306,7 +306,7 @@ export class Journal {
   }
 
   unacknowledgedResults(): number {
-    const row = this.#statement("SELECT count(*) AS n FROM attempts WHERE state = 'finished'").get();
+    const row: unknown = this.#statement("SELECT count(*) AS n FROM attempts WHERE state = 'finished'").get();
     return z.object({ n: z.number() }).parse(row).n;
   }
 

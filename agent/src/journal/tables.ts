@@ -78,8 +78,9 @@ export function openTables(file: string): { database: DatabaseSyncInstance; row:
     // FULL: a record that was acknowledged survives a power cut, not only a crash.
     database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 1000");
     database.exec("PRAGMA journal_size_limit = 4194304; PRAGMA cache_size = -1024");
-    const check = database.prepare("PRAGMA quick_check(1)").get();
-    const verdict = check === undefined ? "no answer" : Object.values(check)[0];
+    const check: unknown = database.prepare("PRAGMA quick_check(1)").get();
+    const verdict: unknown =
+      typeof check === "object" && check !== null ? Object.values(check)[0] : "no answer";
     if (verdict !== "ok") throw new JournalCorrupt(`${file} does not pass its check: ${String(verdict)}`);
     database.exec(schema);
     database

@@ -6,7 +6,7 @@ import {
   vmOpsReports,
 } from "./agents.ts";
 import { authRequests } from "./auth.ts";
-import { defineSubscription } from "./define.ts";
+import { defineSubscription, type EventContract } from "./define.ts";
 import type { Mesh, VmQueuePolicy } from "./topology.ts";
 import {
   agentLost,
@@ -53,8 +53,9 @@ export const mesh = {
 
 /** The same, as the topology derives from it; how VM queues are kept is each installation's setting. */
 export function meshWith(vmQueues: VmQueuePolicy): Mesh {
+  const eventGroups: Readonly<Record<string, EventContract>>[] = Object.values(mesh.events);
   return {
-    events: Object.values(mesh.events).flatMap((events) => Object.values(events)),
+    events: eventGroups.flatMap((events) => Object.values(events)),
     requests: mesh.requests,
     reports: [
       { service: "vm-ops", queue: vmOpsAgentsQueue, reports: vmOpsReports },

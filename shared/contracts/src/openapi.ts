@@ -121,7 +121,8 @@ function fieldParameters(
   key: string,
   schemas: Json,
 ): Json[] {
-  return Object.entries(fields?.shape ?? {}).map(([name, field]) => {
+  const shape: Readonly<Record<string, z.ZodType>> = fields?.shape ?? {};
+  return Object.entries(shape).map(([name, field]) => {
     const schema = schemaOf(field, "input", `${key}${place === "path" ? "Param" : "Query"}_${name}`, schemas);
     const { description, ...rest } = schema;
     const absent = z.safeParse(field, undefined);

@@ -35,6 +35,7 @@ function setup() {
 describe("route declarations", () => {
   it("infer the types of params, query, body and reply", () => {
     const { create, list } = setup();
+    expect([create.method, list.method]).to.deep.equal(["POST", "GET"]);
     const params: ParamsOf<typeof create> = { vm_uuid: "a" };
     const body: BodyOf<typeof create> = { action: "x", tries: 2 };
     const reply: RouteReplyOf<typeof create> = { id: "1" };

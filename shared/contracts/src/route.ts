@@ -52,6 +52,7 @@ type ParamsMatchPath<D extends { path: string }> = [PathParam<D["path"]>] extend
     : { params: `not in the path: ${Exclude<ParamKey<D>, PathParam<D["path"]>>}` }
   : { params: `params lacks: ${Exclude<PathParam<D["path"]>, ParamKey<D>>}` };
 
+// eslint-disable-next-line @typescript-eslint/no-generated-empty-object-type -- exactly that: a route without them
 type Nothing = Record<never, never>;
 export type ParamsOf<R> = R extends { params: infer S extends z.ZodType } ? z.output<S> : Nothing;
 export type QueryOf<R> = R extends { query: infer S extends z.ZodType } ? z.output<S> : Nothing;

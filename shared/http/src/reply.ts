@@ -1,4 +1,4 @@
-import { MusterError } from "@muster/contracts/errors";
+import { type MusterError } from "@muster/contracts/errors";
 import type { ServerResponse } from "node:http";
 
 /** On every answer; /docs replaces the content security policy by its own. */

@@ -40,7 +40,8 @@ export function compileRoute<R extends Route>(
 ): CompiledRoute {
   const paramsSchema = route.params;
   const querySchema: z.ZodObject = route.query ?? nothing;
-  const listKeys = new Set(Object.keys(querySchema.shape).filter((key) => isList(querySchema.shape[key])));
+  const queryFields: Readonly<Record<string, z.ZodType>> = querySchema.shape;
+  const listKeys = new Set(Object.keys(queryFields).filter((key) => isList(queryFields[key])));
   // The generic handler is called with values that the route's own schemas have made.
   const call = handler as unknown as (
     request: object,

@@ -158,7 +158,7 @@ describe("a refusal", () => {
       body: chunked,
       duplex: "half",
       headers: { "content-type": "application/json" },
-    } as RequestInit);
+    });
     expect(streamed.status).to.equal(413);
     expect((await post("/api/v1/things", good)).status).to.equal(201);
     await server.close();

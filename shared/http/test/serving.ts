@@ -100,7 +100,7 @@ interface Stage {
 }
 
 function newStage(): Stage {
-  let open = () => undefined as void;
+  let open: () => void = () => undefined;
   const opened = new Promise<void>((resolve) => (open = resolve));
   return { gate: { open, opened }, slowStarted: 0, slowAborted: 0, floodSent: 0, streamEnded: 0 };
 }

@@ -186,5 +186,5 @@ export function envExampleOf(services: Readonly<Record<string, Settings>>): stri
     });
     return entries.length === 0 ? "" : `## ${service}\n\n${entries.join("\n")}`;
   });
-  return `${sections.filter((section) => section !== "").join("\n")}`;
+  return sections.filter((section) => section !== "").join("\n");
 }

@@ -75,7 +75,7 @@ export async function startService<T extends Settings>(
     });
     logger.info({ internal_port: run.internal.port, version }, "starting");
     await open({
-      config: config as Values<typeof commonSettings & T>,
+      config: config,
       logger,
       metrics,
       version,

@@ -1,8 +1,8 @@
-import { pino } from "pino";
+import { pino, type Logger as PinoLogger, type LoggerOptions } from "pino";
 import { currentContext, traceIdOf } from "./context.ts";
 import { scrub, scrubText } from "./redact.ts";
 
-export type Logger = import("pino").Logger;
+export type Logger = PinoLogger;
 
 export const logLevels = ["fatal", "error", "warn", "info", "debug", "trace", "silent"] as const;
 
@@ -15,7 +15,7 @@ export function openLogger(o: {
   level: string;
   destination?: NodeJS.WritableStream;
 }): Logger {
-  const options: import("pino").LoggerOptions = {
+  const options: LoggerOptions = {
     level: o.level,
     base: { service: o.service, pid: process.pid },
     timestamp: pino.stdTimeFunctions.isoTime,

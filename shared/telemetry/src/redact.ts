@@ -62,7 +62,7 @@ function scrubValue(value: unknown, depth: number): unknown {
   }
   if (value instanceof Map || value instanceof Set) return `[${value.constructor.name} of ${value.size}]`;
   if ("toJSON" in value && typeof value.toJSON === "function") {
-    const json: unknown = value.toJSON();
+    const json: unknown = Reflect.apply(value.toJSON, value, []);
     return json === value ? scrubEntries(value, depth) : scrubValue(json, depth + 1);
   }
   return scrubEntries(value, depth);

@@ -48,7 +48,8 @@ export async function setupDatabase(o: { migrations: readonly TestSchema[] }): P
     name,
     adminUrl: urlOf(serverUrl, name),
     urlFor(schema) {
-      if (!o.migrations.some((one) => one.schema === schema)) throw new Error(`schema ${schema} was not migrated`);
+      if (!o.migrations.some((one) => one.schema === schema))
+        throw new Error(`schema ${schema} was not migrated`);
       return urlOf(serverUrl, name, schema);
     },
     destroy: () => (destroyed ??= destroy()),
@@ -56,7 +57,11 @@ export async function setupDatabase(o: { migrations: readonly TestSchema[] }): P
 }
 
 /** The name says what is in it: a template that exists under it is complete, since it gets the name last. */
-async function ensureTemplate(admin: Admin, serverUrl: string, schemas: readonly TestSchema[]): Promise<string> {
+async function ensureTemplate(
+  admin: Admin,
+  serverUrl: string,
+  schemas: readonly TestSchema[],
+): Promise<string> {
   const hash = createHash("sha256");
   for (const { schema, directory } of schemas) {
     hash.update(`${schema}\0`);

@@ -81,5 +81,11 @@ function strings(schema: JsonSchema): fc.Arbitrary<string> {
   if (typeof schema.pattern === "string") {
     return fc.stringMatching(new RegExp(schema.pattern, "u"), { size: "small" }).filter(fits);
   }
-  return fc.string({ minLength, maxLength, unit: fc.constantFrom(..."abcdefghij -_é☃😀") }).filter(fits);
+  return fc
+    .string({
+      minLength,
+      maxLength,
+      unit: fc.constantFrom("a", "b", "Z", "0", " ", "-", "_", "é", "☃", "😀"),
+    })
+    .filter(fits);
 }
