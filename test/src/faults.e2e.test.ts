@@ -1,8 +1,8 @@
+import { vmQueue } from "@muster/contracts/topology";
 import { readFile } from "node:fs/promises";
 import { after, before, describe, it } from "mocha";
 import { expect } from "chai";
 import { MusterError } from "@muster/contracts/errors";
-import { vmQueueName } from "@muster/contracts/agents";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { ask, ended, historyOf, inState, outputOf, shell } from "./following.ts";
 import { openSystem, type System } from "./system.ts";
@@ -118,7 +118,7 @@ describe("when parts of the system die", function () {
 
   it("declares a VM's queue again that was deleted by hand, and delivers what waited", async () => {
     const vm = await system.registerVm();
-    const queue = vmQueueName(system.tenantId, vm);
+    const queue = vmQueue(system.tenantId, vm);
     const before = await ask(system.client, shell(vm, "echo before"));
     await inState(system.client, before, "dispatched");
     await system.vhost.deleteQueue(queue);

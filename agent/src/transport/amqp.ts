@@ -1,4 +1,4 @@
-import { vmQueueName } from "@muster/contracts/agents";
+import { vmQueue } from "@muster/contracts/topology";
 import { uuidv7 } from "@muster/contracts/ids";
 import type { Broker } from "@muster/broker/broker";
 import type { Logger } from "@muster/telemetry/logger";
@@ -34,7 +34,7 @@ export function amqpTransport(o: {
     report: (contract, payload) =>
       broker.report(contract, payload, { tenantId, agentId }, { correlationId: uuidv7(), tenantId }),
     listen: (vmUuid, onBell) =>
-      broker.consume(vmQueueName(tenantId, vmUuid), { prefetch }, (delivery) => {
+      broker.consume(vmQueue(tenantId, vmUuid), { prefetch }, (delivery) => {
         try {
           const bell = readBell(delivery, vmUuid);
           onBell({ bell, accept: () => delivery.ack() });

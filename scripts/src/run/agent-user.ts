@@ -1,4 +1,4 @@
-import { agentsExchange } from "@muster/contracts/agents";
+import { agentsExchange } from "@muster/contracts/topology";
 
 export interface AgentIdentity {
   readonly tenantId: string;

@@ -1,6 +1,7 @@
+import { vmQueue } from "@muster/contracts/topology";
 import { randomUUID } from "node:crypto";
 import { prepareDoorbell } from "@muster/broker/prepare";
-import { vmCommandDoorbell, vmQueueName } from "@muster/contracts/agents";
+import { vmCommandDoorbell } from "@muster/contracts/agents";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { reliabilityRequests } from "@muster/contracts/reliability";
@@ -113,7 +114,7 @@ describe("dead-lettered commands", () => {
 
   it("have doorbells that go back by vm-ops, or are rung again when the command has gone on", async () => {
     const { gateway, broker, script, about, me } = await setup();
-    const queue = vmQueueName(about.tenantId, about.vmUuid);
+    const queue = vmQueue(about.tenantId, about.vmUuid);
     await broker.ensureVmQueue(queue);
     const rung: string[] = [];
     const agent = await broker.consume(queue, { prefetch: 1 }, (delivery) => {

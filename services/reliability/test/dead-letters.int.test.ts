@@ -1,7 +1,8 @@
+import { vmQueue } from "@muster/contracts/topology";
 import { randomUUID } from "node:crypto";
 import type { Broker, RawDelivery } from "@muster/broker/broker";
 import { prepareDoorbell, prepareEvent } from "@muster/broker/prepare";
-import { vmCommandDoorbell, vmQueueName } from "@muster/contracts/agents";
+import { vmCommandDoorbell } from "@muster/contracts/agents";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { agentRecovered, reliabilityRequests } from "@muster/contracts/reliability";
@@ -51,7 +52,7 @@ const aDoorbell = (vmUuid: string, id = uuidv7()) =>
       start_within_ms: 60_000,
       correlation_id: "c-1",
     },
-    { id, context: { correlationId: "c-1" }, tenantId: tenant, queue: vmQueueName(tenant, vmUuid) },
+    { id, context: { correlationId: "c-1" }, tenantId: tenant, queue: vmQueue(tenant, vmUuid) },
   );
 
 const anEvent = (id = uuidv7()) =>
@@ -96,7 +97,7 @@ describe("dead letters", () => {
     const { ground, service, gateway } = await setup();
     const peer = await openPeer(ground, "vm-ops");
     const vmUuid = randomUUID();
-    const queue = vmQueueName(tenant, vmUuid);
+    const queue = vmQueue(tenant, vmUuid);
     await peer.ensureVmQueue(queue);
     await rejectFirst(peer, queue);
     const told: RawDelivery[] = [];
@@ -211,7 +212,7 @@ describe("dead letters", () => {
 
   it("keeps what nobody can read, and what no service takes, by the broker's word and not the sender's", async () => {
     const { ground, service, gateway } = await setup();
-    const other = vmQueueName("victim", randomUUID());
+    const other = vmQueue("victim", randomUUID());
     await ground.vhost.publish({
       exchange: "muster.dead-letters",
       routingKey: "vm-ops.presence",

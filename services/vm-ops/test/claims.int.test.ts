@@ -1,5 +1,5 @@
+import { vmQueue } from "@muster/contracts/topology";
 import { randomUUID } from "node:crypto";
-import { vmQueueName } from "@muster/contracts/agents";
 import { isTerminal } from "@muster/contracts/commands";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { eventuallyHolds } from "@muster/testing/eventually";
@@ -223,7 +223,7 @@ describe("claims, results and cancels", function () {
     expect(answers.map((answer) => answer.outcome)).to.deep.equal(["requested", "requested"]);
     const kinds: string[] = [];
     await eventuallyHolds(async () => {
-      for (const { payload } of await s.vhost.take(vmQueueName("acme", vm))) {
+      for (const { payload } of await s.vhost.take(vmQueue("acme", vm))) {
         kinds.push((JSON.parse(payload) as { data: { kind: string } }).data.kind);
       }
       expect(kinds).to.deep.equal(["run", "cancel"]);

@@ -1,4 +1,4 @@
-import { vmQueueName } from "@muster/contracts/agents";
+import { vmQueue } from "@muster/contracts/topology";
 import { commandFinished, vmOpsRequests } from "@muster/contracts/vm-ops";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 import { expect } from "chai";
@@ -21,7 +21,7 @@ describe("the life of a command", function () {
     const vm = await s.vm();
     const id = await s.exec(vm);
     await dispatched(id);
-    expect(await s.vhost.take(vmQueueName("acme", vm))).to.have.length(1);
+    expect(await s.vhost.take(vmQueue("acme", vm))).to.have.length(1);
     const agent = new ScriptedAgent(s, [vm]);
     expect((await agent.hello()).pending.map((bell) => bell.command_id)).to.deep.equal([id]);
     const grant = await agent.granted(id);
@@ -72,7 +72,7 @@ describe("the life of a command", function () {
     expect(new Set(answers.map((answer) => JSON.stringify(answer.command))).size).to.equal(1);
     const id = answers[0]?.command.id ?? "";
     await dispatched(id);
-    expect(await s.vhost.take(vmQueueName("acme", vm))).to.have.length(1);
+    expect(await s.vhost.take(vmQueue("acme", vm))).to.have.length(1);
     // Later, whatever has become of it, the first answer stands.
     await s.ask(cancelCommand, { command_id: id });
     const again = await s.ask(acceptCommand, { command, idempotency_key: "one" });
@@ -118,7 +118,7 @@ describe("the life of a command", function () {
     const ids: string[] = [];
     for (let n = 0; n < 20; n++) ids.push(await s.exec(vm));
     await eventually(async () => expect(await stateOf(ids.at(-1) ?? "")).to.equal("dispatched"));
-    const rung = (await s.vhost.take(vmQueueName("acme", vm), 50)).map(
+    const rung = (await s.vhost.take(vmQueue("acme", vm), 50)).map(
       ({ payload }) => (JSON.parse(payload) as { data: { command_id: string } }).data.command_id,
     );
     expect(rung).to.deep.equal(ids);

@@ -1,5 +1,6 @@
+import { liveExchange } from "@muster/contracts/topology";
 import type { OutputPage } from "@muster/contracts/commands";
-import { liveExchange, vmOpsRequests } from "@muster/contracts/vm-ops";
+import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { eventually } from "@muster/testing/eventually";
 import { expect } from "chai";
 import { emptyResult, ScriptedAgent } from "./scripted-agent.ts";

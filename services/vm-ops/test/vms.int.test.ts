@@ -1,5 +1,5 @@
+import { vmQueue } from "@muster/contracts/topology";
 import { fileURLToPath } from "node:url";
-import { vmQueueName } from "@muster/contracts/agents";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { uuidv7 } from "@muster/contracts/ids";
 import { checkIsolation } from "@muster/database/catalogue";
@@ -18,7 +18,7 @@ describe("VMs", function () {
   before(async () => (s = await setup({ env: { MUSTER_VMOPS_VM_WAITING_MAX: "10" } })));
   after(() => s.close());
 
-  const queue = (vm: string) => vmQueueName("acme", vm);
+  const queue = (vm: string) => vmQueue("acme", vm);
 
   it("registers a VM with its durable queue; the same key gets the first answer", async () => {
     const vm_uuid = uuidv7();

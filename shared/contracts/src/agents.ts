@@ -5,13 +5,6 @@ import { defineDoorbell, defineReport } from "./define.ts";
 import { correlationId } from "./envelope.ts";
 import { sha256, uuid } from "./ids.ts";
 
-/** Where agents publish, and the key that the broker authorises: the tenant and agent of a report come from it alone. */
-export const agentsExchange = "muster.agents";
-export const agentRoutingKey = (tenantId: string, agentId: string, report: string): string =>
-  `agents.${tenantId}.${agentId}.${report}`;
-
-export const vmQueueName = (tenantId: string, vmUuid: string): string => `vm.${tenantId}.${vmUuid}.commands`;
-
 /** Queue of vm-ops for all reports but heartbeats, and of reliability for heartbeats. */
 export const vmOpsAgentsQueue = "vm-ops.agents";
 export const reliabilityHeartbeatsQueue = "reliability.heartbeats";

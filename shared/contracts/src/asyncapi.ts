@@ -1,10 +1,10 @@
 import type { EventContract, ReportContract, RequestContract, Subscription } from "./define.ts";
 import { commonRequestCodes } from "./define.ts";
-import { agentsExchange } from "./agents.ts";
 import { cloudEventsContentType, envelope, mirroredAttributes, replyType } from "./envelope.ts";
 import { errorCodes, wireError } from "./errors.ts";
 import { mesh } from "./mesh.ts";
 import { wireSchemaOf, type JsonSchema } from "./schema.ts";
+import { agentsExchange } from "./topology.ts";
 
 type Document = Record<string, unknown>;
 

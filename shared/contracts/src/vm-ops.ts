@@ -371,5 +371,4 @@ export const vmOpsEvents = {
 } as const;
 
 /** Lossy hints that wake viewers; routing key = command id. Reads are authoritative. */
-export const liveExchange = "muster.live";
 export const liveHint = z.object({ command_id: uuid });

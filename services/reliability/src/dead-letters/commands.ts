@@ -1,5 +1,5 @@
+import { vmQueue } from "@muster/contracts/topology";
 import type { EventHandlers } from "@muster/broker/broker";
-import { vmQueueName } from "@muster/contracts/agents";
 import { MusterError } from "@muster/contracts/errors";
 import type { reliabilityCommands } from "@muster/contracts/mesh";
 import type { Tx } from "@muster/database/database";
@@ -15,7 +15,7 @@ export function commandHandlers({ alarm }: { alarm: DeadLetterAlarm }): Handlers
       for (const { id, payload, context } of events) {
         const { tenantId } = context;
         if (tenantId === undefined) throw new MusterError("CONTRACT_VIOLATION", "a command without a tenant");
-        const queue = vmQueueName(tenantId, payload.vm_uuid);
+        const queue = vmQueue(tenantId, payload.vm_uuid);
         const added = await insertCommand(tx, id, tenantId, queue, payload);
         if (added > 0) alarm.recorded(queue, payload.reason, payload.action);
       }

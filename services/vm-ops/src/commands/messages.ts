@@ -1,4 +1,5 @@
-import { vmCommandDoorbell, vmQueueName } from "@muster/contracts/agents";
+import { vmQueue } from "@muster/contracts/topology";
+import { vmCommandDoorbell } from "@muster/contracts/agents";
 import type { ActionName, Lane } from "@muster/contracts/actions";
 import type { CommandResult } from "@muster/contracts/commands";
 import { isTerminal } from "@muster/contracts/commands";
@@ -62,7 +63,7 @@ export function doorbell(ringing: Ringing, kind: "run" | "cancel"): PreparedMess
         : `${ringing.commandId}.${ringing.attempt}.cancel`,
     context: ringing.context,
     tenantId: ringing.tenantId,
-    queue: vmQueueName(ringing.tenantId, ringing.vmUuid),
+    queue: vmQueue(ringing.tenantId, ringing.vmUuid),
   });
 }
 

@@ -1,4 +1,4 @@
-import { liveExchange } from "@muster/contracts/vm-ops";
+import { liveExchange } from "@muster/contracts/topology";
 import type { Broker } from "@muster/broker/broker";
 
 /** Wakes whoever watches a command. Lossy: reads are authoritative. */

@@ -1,4 +1,4 @@
-import { vmQueueName } from "@muster/contracts/agents";
+import { vmQueue } from "@muster/contracts/topology";
 import { vmOpsEvents } from "@muster/contracts/vm-ops";
 import type { PreparedMessage } from "@muster/contracts/message";
 import type { Broker } from "@muster/broker/broker";
@@ -79,7 +79,7 @@ class Reconciler implements VmQueues {
     const [, tenant_id, vm_uuid] = vmQueueShape.exec(message.routingKey) ?? [];
     if (message.exchange !== "" || tenant_id === undefined || vm_uuid === undefined) return "retry";
     if (!(await isActive(this.#o.database, { tenant_id, vm_uuid }))) return "drop";
-    await this.#o.broker.ensureVmQueue(vmQueueName(tenant_id, vm_uuid));
+    await this.#o.broker.ensureVmQueue(vmQueue(tenant_id, vm_uuid));
     return "retry";
   }
 
@@ -120,7 +120,7 @@ class Reconciler implements VmQueues {
   async #removeOld(): Promise<void> {
     for (const vm of await vmsWithOldQueue(this.#o.database, queueKeptMaxMs, pageSize)) {
       if (this.#closed) return;
-      await this.#o.broker.deleteQueue(vmQueueName(vm.tenant_id, vm.vm_uuid));
+      await this.#o.broker.deleteQueue(vmQueue(vm.tenant_id, vm.vm_uuid));
       await markQueueRemoved(this.#o.database, vm);
       this.#o.metrics.queuesMade.inc({ operation: "removed" });
     }
@@ -142,7 +142,7 @@ class Reconciler implements VmQueues {
     try {
       await inParallel(vms, declaresAtOnce, async (vm) => {
         if (this.#closed) return;
-        await this.#o.broker.ensureVmQueue(vmQueueName(vm.tenant_id, vm.vm_uuid));
+        await this.#o.broker.ensureVmQueue(vmQueue(vm.tenant_id, vm.vm_uuid));
         made.push(vm);
       });
     } finally {
