@@ -13,7 +13,7 @@ const state = join(root, ".muster");
 const lockPath = join(state, "prepare.lock");
 const logPath = join(state, "logs", "prepare.log");
 const stampPath = join(root, "node_modules", ".muster-lock");
-const graceMs = 5_000;
+const graceMs = 1_500;
 const exitBySignal = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 
 let running;

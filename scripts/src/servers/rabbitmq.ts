@@ -1,4 +1,4 @@
-import { existsSync, renameSync } from "node:fs";
+import { existsSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { readJson, tailOf, writeJson } from "../system/files.ts";
@@ -37,10 +37,13 @@ export interface PrivateRabbitOptions {
 
 const startTimeoutMs = 120_000;
 const stopTimeoutMs = 20_000;
+const startingGraceMs = 5_000;
 
 const portSchema = z.number().int().min(1).max(65_535);
 const stateSchema = z.object({
   version: z.string(),
+  /** Was up at least once: before that there are no data, only what a broken-off first start left. */
+  wasReady: z.boolean().default(false),
   ports: z.object({
     amqp: portSchema,
     management: portSchema,
@@ -50,13 +53,17 @@ const stateSchema = z.object({
   }),
 });
 
+function statePathOf(paths: RabbitPaths): string {
+  return join(paths.root, "state.json");
+}
+
 function series(version: string): string {
   return version.split(".").slice(0, 2).join(".");
 }
 
 /** Data of another release series is not readable for sure: it is kept, under another name. */
-function moveForeignData(paths: RabbitPaths, had: string | undefined, o: PrivateRabbitOptions): void {
-  if (had === undefined || series(had) === series(o.binaries.version) || !existsSync(paths.mnesia)) return;
+function moveForeignData(paths: RabbitPaths, had: string, o: PrivateRabbitOptions): void {
+  if (series(had) === series(o.binaries.version) || !existsSync(paths.mnesia)) return;
   const aside = join(paths.root, `mnesia-${had}-${Date.now()}`);
   renameSync(paths.mnesia, aside);
   o.log(`RabbitMQ ${o.binaries.version}: the data of ${had} was moved aside to ${aside}`);
@@ -86,6 +93,7 @@ class PrivateRabbit implements BrokerServer {
   readonly #listeners: (() => void)[] = [];
   #server: Started | undefined;
   #stopping = false;
+  #ready = false;
 
   constructor(o: PrivateRabbitOptions, paths: RabbitPaths, ports: RabbitPorts) {
     this.#o = o;
@@ -128,6 +136,12 @@ class PrivateRabbit implements BrokerServer {
     });
     this.#server = server;
     await this.#waitReady(server);
+    this.#ready = true;
+    writeJson(statePathOf(this.#paths), {
+      version: this.#o.binaries.version,
+      wasReady: true,
+      ports: this.#ports,
+    });
     void server.exited.then(() => this.#died(server));
   }
 
@@ -172,6 +186,9 @@ class PrivateRabbit implements BrokerServer {
 
   async stop(): Promise<void> {
     this.#stopping = true;
+    // A node that is still starting cannot be asked: the shell would wait for an answer.
+    if (!this.#ready) await stopProcesses(this.#processes(), "SIGTERM", startingGraceMs);
+    this.#ready = false;
     const shell = this.#server?.identity;
     const machine = this.main();
     // The shell passes SIGTERM on and waits; without it the virtual machine takes the signal itself.
@@ -204,10 +221,11 @@ async function stopLeftovers(paths: RabbitPaths, o: PrivateRabbitOptions): Promi
 /** A node of installed binaries with its own data, ports, cookie and port mapper; not started yet. */
 export async function openPrivateRabbit(o: PrivateRabbitOptions): Promise<BrokerServer> {
   const paths = rabbitPaths(o.folder);
-  const statePath = join(paths.root, "state.json");
+  const statePath = statePathOf(paths);
   await stopLeftovers(paths, o);
   const had = readJson(statePath, stateSchema);
-  moveForeignData(paths, had?.version, o);
+  if (had?.wasReady === true) moveForeignData(paths, had.version, o);
+  else rmSync(paths.mnesia, { recursive: true, force: true });
   const ports = await choosePorts(rabbitPortNames, had?.ports ?? {});
   for (const name of rabbitPortNames) {
     const before = had?.ports[name];
@@ -216,6 +234,6 @@ export async function openPrivateRabbit(o: PrivateRabbitOptions): Promise<Broker
       `RabbitMQ: port ${before} (${name}) is now taken by ${describeHolder(before)}; using ${ports[name]}`,
     );
   }
-  writeJson(statePath, { version: o.binaries.version, ports });
+  writeJson(statePath, { version: o.binaries.version, wasReady: had?.wasReady ?? false, ports });
   return new PrivateRabbit(o, paths, ports);
 }
