@@ -193,7 +193,7 @@ describe("a command over HTTP, through every process", function () {
       action: "file.put",
       params: { path, content_base64: content.toString("base64"), sha256, create_parents: true },
     });
-    expect(await ended(system.client, put)).to.include({ state: "succeeded", effect: "unknown" });
+    expect(await ended(system.client, put)).to.include({ state: "succeeded", effect: "applied" });
     const get = await ask(system.client, { vm_uuid: vm, action: "file.get", params: { path } });
     const command = await ended(system.client, get);
     expect(command.result?.data).to.include({ content_base64: content.toString("base64"), sha256 });
