@@ -32,9 +32,36 @@ async function joinOther(
   if (outcome === "gone") return false;
   if (outcome === undefined)
     throw new Error(`pid ${holder.pid} did not get ready; stop it with ./scripts/run --stop`);
+  await untilReady(folder, holder);
   say(`Muster is running (pid ${holder.pid}); ./scripts/run --stop stops it`);
   for (const line of describeRun(outcome.run)) say(line);
   return true;
+}
+
+/** Its supervisor may be starting a part again that died: running means ready. */
+async function untilReady(folder: RunFolder, holder: ProcessIdentity): Promise<void> {
+  const ready = await pollUntil(
+    async () => {
+      const urls = Object.values(readRunFile(folder.runFile)?.services ?? {}).map(({ health_url: url }) =>
+        url.replace(/healthz$/, "readyz"),
+      );
+      const answers = await Promise.all(
+        urls.map((url) =>
+          fetch(url).then(
+            ({ ok }) => ok,
+            () => false,
+          ),
+        ),
+      );
+      return (urls.length > 0 && answers.every(Boolean)) || undefined;
+    },
+    { timeoutMs: otherStartTimeoutMs, intervalMs: 300 },
+  );
+  if (ready === undefined) {
+    throw new Error(
+      `Muster runs (pid ${holder.pid}) but is not ready; see ${folder.logs}, or stop it with --stop`,
+    );
+  }
 }
 
 async function start(folder: RunFolder, env: NodeJS.ProcessEnv, detach: boolean): Promise<number> {
