@@ -6,14 +6,17 @@ import { pollUntil } from "../system/wait.ts";
 
 const attemptsMs = 30_000;
 
-const lengthMax = 10_000;
+const lengthDefault = 10_000;
 const requeuesDefault = 2;
+
+const wholeNumber = (text: string | undefined, fallback: number): number =>
+  text !== undefined && /^[0-9]{1,9}$/.test(text) ? Number(text) : fallback;
 
 /** What this environment declares: how VM queues are kept, and the delivery limit that mirrors the limit of requeues. */
 export function declaredTopology(env: NodeJS.ProcessEnv): Topology {
-  const requeues = env["MUSTER_VMOPS_DISPATCH_MAX_REQUEUES"] ?? "";
   const type = env["MUSTER_VM_QUEUE_TYPE"] === "classic" ? "classic" : "quorum";
-  const deliveryLimit = /^[0-9]{1,6}$/.test(requeues) ? Number(requeues) : requeuesDefault;
+  const deliveryLimit = wholeNumber(env["MUSTER_VMOPS_DISPATCH_MAX_REQUEUES"], requeuesDefault);
+  const lengthMax = wholeNumber(env["MUSTER_VM_QUEUE_LENGTH_MAX"], lengthDefault);
   return topologyOf(meshWith({ type, deliveryLimit, lengthMax }));
 }
 

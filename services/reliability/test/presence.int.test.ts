@@ -131,7 +131,8 @@ describe("presence", () => {
     const send = (payload: Beat) =>
       agent.report(agentHeartbeat, payload, from, { correlationId: randomUUID() });
     await send(beat(5));
-    await send(beat(4, { stopping: true }));
+    const older = await send(beat(4, { stopping: true })).catch((error: unknown) => error);
+    expect(older, "an older session learns that it was superseded").to.include({ code: "AGENT_SUPERSEDED" });
     expect(await stateOf(service, from.agentId)).to.equal("online");
     await send(beat(5, { stopping: true }));
     await send(beat(5));
