@@ -28,7 +28,7 @@ export function openScreen(output: NodeJS.WriteStream): Screen {
     status: (line) => {
       if (!live) return;
       clear();
-      shown = line.slice(0, Math.max(20, (output.columns ?? 80) - 1));
+      shown = line.slice(0, Math.max(20, (output.columns || 80) - 1));
       output.write(shown);
     },
     end: () => {

@@ -12,21 +12,18 @@ export interface Secrets {
   find(name: string): string | undefined;
 }
 
-/** Generated passwords in one file that only its owner can read. */
+/** Generated passwords in one file that only its owner can read. Read anew each time: several parts keep theirs in it. */
 export function openSecrets(path: string): Secrets {
-  const kept = readJson(path, secretsSchema) ?? {};
   const made = new Set<string>();
-  const set = (name: string, value: string): void => {
-    kept[name] = value;
-    writeJson(path, kept);
-  };
+  const kept = (): Record<string, string> => readJson(path, secretsSchema) ?? {};
+  const set = (name: string, value: string): void => writeJson(path, { ...kept(), [name]: value });
   const get = (name: string): string => {
-    const known = kept[name];
+    const known = kept()[name];
     if (known !== undefined) return known;
     const fresh = randomSecret();
     made.add(name);
     set(name, fresh);
     return fresh;
   };
-  return { get, set, isNew: (name) => made.has(name), find: (name) => kept[name] };
+  return { get, set, isNew: (name) => made.has(name), find: (name) => kept()[name] };
 }
