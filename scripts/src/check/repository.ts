@@ -32,6 +32,8 @@ export interface Package {
   readonly folder: string;
   readonly name: string;
   readonly dependencies: ReadonlySet<string>;
+  /** What its tests may import besides. */
+  readonly devDependencies: ReadonlySet<string>;
 }
 
 export function packageAt(repository: Repository, path: string): z.output<typeof packageSchema> {
@@ -43,11 +45,12 @@ export function packagesOf(repository: Repository): Package[] {
   return [...repository.keys()]
     .filter((path) => path.endsWith("/package.json"))
     .map((path) => {
-      const { name, dependencies } = packageAt(repository, path);
+      const { name, dependencies, devDependencies } = packageAt(repository, path);
       return {
         folder: path.slice(0, -"/package.json".length),
         name,
         dependencies: new Set(Object.keys(dependencies)),
+        devDependencies: new Set(Object.keys(devDependencies)),
       };
     });
 }

@@ -111,7 +111,9 @@ export const dependenciesAreTrue: Rule = (repository) => {
       for (const name of importsOf(text).map(packageNameOf)) {
         if (name === undefined || name === owner.name) continue;
         used.add(name);
-        const test = isTestCode(path) && (name in forTests || name.startsWith("@muster/"));
+        const test =
+          isTestCode(path) &&
+          (name in forTests || owner.devDependencies.has(name) || name.startsWith("@muster/"));
         if (!owner.dependencies.has(name) && !test) missing.add(`${path}: imports ${name}`);
       }
     }

@@ -112,6 +112,17 @@ const howToGetThem = `There are four ways, in this order:
   3. on Debian or Ubuntu, run this once as root and it installs them: apt-get install rabbitmq-server postgresql
   4. start a Docker engine with the compose plugin: they then run as containers of docker-compose.yml`;
 
+/** An installation that fails is not the end: a container engine may be there. */
+async function tryInstall(plan: Plan, wanted: readonly string[]): Promise<void> {
+  const logFile = join(plan.folder, "logs", "install.log");
+  try {
+    await installPackages(wanted, { env: plan.cleanEnv, logFile, signal: plan.signal });
+  } catch (error) {
+    plan.signal?.throwIfAborted();
+    plan.log(error instanceof Error ? error.message : String(error));
+  }
+}
+
 /** Finds or installs a broker and a database, in the order above, and says on one line each what was chosen. */
 export async function chooseServers(plan: Plan): Promise<{ broker: BrokerServer; database: Server }> {
   const pair = fromEnvironment(plan);
@@ -119,8 +130,7 @@ export async function chooseServers(plan: Plan): Promise<{ broker: BrokerServer;
   const wanted = missingOf(pair).map((part) => packages[part]);
   if (wanted.length > 0 && canInstall()) {
     plan.log(`installing ${wanted.join(" and ")} with apt-get`);
-    const logFile = join(plan.folder, "logs", "install.log");
-    await installPackages(wanted, { env: plan.cleanEnv, logFile, signal: plan.signal });
+    await tryInstall(plan, wanted);
     await completeWithInstalled(plan, pair);
   }
   if (missingOf(pair).length > 0 && (await hasContainerEngine(plan.env, plan.signal))) {

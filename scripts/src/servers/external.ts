@@ -12,6 +12,8 @@ export function withoutPassword(text: string): string {
 
 function reasonOf(error: unknown): string {
   if (error instanceof AggregateError) return error.errors.map(reasonOf).join("; ");
+  // fetch says only that it failed; why is its cause.
+  if (error instanceof TypeError && error.cause !== undefined) return reasonOf(error.cause);
   return error instanceof Error ? error.message : String(error);
 }
 
