@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 
 export const repositoryRoot = join(import.meta.dirname, "..", "..", "..", "..");
 
@@ -15,7 +15,12 @@ export interface RunFolder {
   readonly logs: string;
 }
 
-export function runFolder(root: string = join(repositoryRoot, ".muster")): RunFolder {
+/** The folder of this checkout's system, or the one that MUSTER_RUN_FOLDER names: one system each. */
+export function chosenFolder(env: NodeJS.ProcessEnv): RunFolder {
+  return runFolder(resolve(env["MUSTER_RUN_FOLDER"] || join(repositoryRoot, ".muster")));
+}
+
+export function runFolder(root: string): RunFolder {
   return {
     root,
     lock: join(root, "run.lock"),

@@ -3,7 +3,7 @@ import { lockHolder, takeLock } from "../system/lock.ts";
 import type { ProcessIdentity } from "../system/process-table.ts";
 import { pollUntil } from "../system/wait.ts";
 import { runDetached } from "./detach.ts";
-import { runFolder } from "./folder.ts";
+import { chosenFolder } from "./folder.ts";
 import type { RunFolder } from "./folder.ts";
 import { parseRunOptions, usage } from "./options.ts";
 import { describeRun, readRunFile } from "./run-file.ts";
@@ -87,7 +87,7 @@ async function start(folder: RunFolder, env: NodeJS.ProcessEnv, detach: boolean)
 /** `./scripts/run`: answers the exit code. */
 export async function main(args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   const options = parseRunOptions(args);
-  const folder = runFolder();
+  const folder = chosenFolder(env);
   switch (options.verb) {
     case "help":
       process.stdout.write(usage);

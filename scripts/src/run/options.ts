@@ -19,6 +19,7 @@ Settings from the environment:
   AMQP_URL, DATABASE_URL     use these servers instead of private ones
   MUSTER_MANAGEMENT_URL      RabbitMQ's management API, where AMQP_URL names an external broker
   MUSTER_GATEWAY_PORT        the gateway's port; without it 8080, or the next free one
+  MUSTER_RUN_FOLDER          where data, logs and run.json go; without it .muster of this checkout
   MUSTER_*                   any other setting is handed on to the services
 `;
 

@@ -30,7 +30,7 @@ export interface PlanOptions {
 }
 
 const ofTheCallerAlone =
-  /^(AMQP_URL|DATABASE_URL|MUSTER_TEST_.*|MUSTER_INTERNAL_PORT|MUSTER_ADMIN_DATABASE_URL)$/;
+  /^(AMQP_URL|DATABASE_URL|MUSTER_TEST_.*|MUSTER_RUN_FOLDER|MUSTER_INTERNAL_PORT|MUSTER_ADMIN_DATABASE_URL)$/;
 
 /** What a service gets of the caller's environment: all but the addresses that we choose ourselves. */
 export function inheritedEnvironment(env: NodeJS.ProcessEnv, marker: string): NodeJS.ProcessEnv {

@@ -1,10 +1,10 @@
 import { takeLock } from "../system/lock.ts";
 import type { Word } from "./detach.ts";
-import { runFolder } from "./folder.ts";
+import { chosenFolder } from "./folder.ts";
 import { runHere } from "./run-here.ts";
 
 // The process behind `./scripts/run --detach`: it tells its launcher how the start goes, then stays alone.
-const folder = runFolder();
+const folder = chosenFolder(process.env);
 
 function tell(word: Word): void {
   if (word.kind === "line") process.stdout.write(`${new Date().toISOString()} ${word.line}\n`);

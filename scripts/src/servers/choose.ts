@@ -145,9 +145,7 @@ export async function chooseServers(plan: Plan): Promise<{ broker: BrokerServer;
   const { broker, database } = pair;
   if (broker === undefined || database === undefined) {
     const names = missingOf(pair).map((part) => titles[part]);
-    throw new Error(
-      `${names.join(" and ")} cannot be found, and nothing may be installed here. ${howToGetThem}`,
-    );
+    throw new Error(`${names.join(" and ")} were not found and could not be installed. ${howToGetThem}`);
   }
   return { broker, database };
 }

@@ -1,6 +1,6 @@
 import { planTopology, sentenceOf } from "@muster/broker/topology-apply";
 import { declareTopology, declaredTopology } from "../run/topology.ts";
-import { runFolder } from "../run/folder.ts";
+import { chosenFolder } from "../run/folder.ts";
 import { readRunFile } from "../run/run-file.ts";
 import { managementUrlFor } from "../servers/external.ts";
 
@@ -15,7 +15,7 @@ The broker is the one of ./scripts/run, or AMQP_URL with MUSTER_MANAGEMENT_URL.
 function target(env: NodeJS.ProcessEnv): { amqpUrl: string; managementUrl: string } {
   const amqpUrl = env["AMQP_URL"];
   if (amqpUrl) return { amqpUrl, managementUrl: managementUrlFor(amqpUrl, env["MUSTER_MANAGEMENT_URL"]) };
-  const run = readRunFile(runFolder().runFile);
+  const run = readRunFile(chosenFolder(env).runFile);
   if (run === undefined) throw new Error("no broker: start ./scripts/run first, or set AMQP_URL");
   return { amqpUrl: run.amqp_url, managementUrl: run.management_url };
 }
