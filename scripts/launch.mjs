@@ -117,7 +117,8 @@ async function run(program, args, title, env = process.env) {
   child.stdout.on("data", keep);
   child.stderr.on("data", keep);
   const code = await new Promise((resolve, reject) => {
-    child.once("error", (cause) => reject(new Error(`could not start ${program}: ${cause.message}`)));
+    const hint = program === "npm" ? "; npm comes with Node and must be on the PATH" : "";
+    child.once("error", (cause) => reject(new Error(`could not start ${program}: ${cause.message}${hint}`)));
     child.once("close", (status) => resolve(status ?? 128));
   });
   running = undefined;

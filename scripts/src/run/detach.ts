@@ -1,9 +1,9 @@
 import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
-import { closeSync, openSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { markerOf, tailOf } from "../system/files.ts";
+import { markerOf, openLog, tailOf } from "../system/files.ts";
 import { markerVariable } from "../system/process-table.ts";
 import { logFileOf } from "./folder.ts";
 import type { RunFolder } from "./folder.ts";
@@ -20,7 +20,7 @@ export type Word = z.output<typeof wordSchema>;
 const exitBySignal = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 
 function spawnSupervisor(folder: RunFolder, env: NodeJS.ProcessEnv, logFile: string): ChildProcess {
-  const output = openSync(logFile, "a", 0o600);
+  const output = openLog(logFile);
   try {
     return spawn(process.execPath, ["--enable-source-maps", join(import.meta.dirname, "supervisor.js")], {
       env: { ...env, [markerVariable]: markerOf(folder.root) },

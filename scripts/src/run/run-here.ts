@@ -56,6 +56,15 @@ export async function runHere(o: RunHereOptions): Promise<number> {
   });
   let ready = false;
   let code = 0;
+  const onCrash = (error: unknown): void => {
+    screen.say(
+      `an error of the supervisor itself: ${error instanceof Error ? (error.stack ?? "") : String(error)}`,
+    );
+    code = 1;
+    ended.abort();
+  };
+  process.on("uncaughtException", onCrash);
+  process.on("unhandledRejection", onCrash);
   try {
     const run = await system.start();
     ready = true;
@@ -75,6 +84,8 @@ export async function runHere(o: RunHereOptions): Promise<number> {
   await system.stop();
   lock.release();
   unwatch();
+  process.removeListener("uncaughtException", onCrash);
+  process.removeListener("unhandledRejection", onCrash);
   screen.end();
   if (ready) screen.say("stopped; nothing is left running");
   return code;

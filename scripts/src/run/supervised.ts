@@ -1,8 +1,8 @@
 import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
-import { closeSync, openSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
-import { tailOf } from "../system/files.ts";
+import { openLog, tailOf } from "../system/files.ts";
 import { identityOf, isAlive } from "../system/process-table.ts";
 import type { ProcessIdentity } from "../system/process-table.ts";
 import { pollUntil, stopProcesses } from "../system/wait.ts";
@@ -76,7 +76,7 @@ class SupervisedProcess implements Supervised {
 
   #launch(): void {
     const started = Date.now();
-    const output = openSync(this.#o.logFile, "a", 0o600);
+    const output = openLog(this.#o.logFile);
     let child: ChildProcess;
     try {
       child = spawn(process.execPath, ["--enable-source-maps", this.#o.program], {

@@ -1,8 +1,8 @@
 import { spawn } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
-import { closeSync, mkdirSync, openSync } from "node:fs";
-import { dirname } from "node:path";
+import { closeSync } from "node:fs";
 import type { Account } from "../system/child.ts";
+import { openLog } from "../system/files.ts";
 import { identityOf } from "../system/process-table.ts";
 import type { ProcessIdentity } from "../system/process-table.ts";
 
@@ -40,8 +40,7 @@ export async function startDaemon(
   args: readonly string[],
   o: { env: NodeJS.ProcessEnv; cwd: string; output: string; account?: Account | undefined },
 ): Promise<Started> {
-  mkdirSync(dirname(o.output), { recursive: true });
-  const output = openSync(o.output, "a", 0o600);
+  const output = openLog(o.output);
   try {
     const child = spawn("/bin/sh", ["-c", raiseOpenFiles, "sh", program, ...args], {
       env: o.env,

@@ -9,7 +9,7 @@ import {
   readSync,
   realpathSync,
 } from "node:fs";
-import { fstatSync, renameSync, rmSync, writeSync } from "node:fs";
+import { fstatSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import type { z } from "zod";
 
@@ -59,6 +59,16 @@ export function writeAtomically(path: string, content: string, mode = 0o600): vo
 
 export function writeJson(path: string, value: unknown): void {
   writeAtomically(path, `${JSON.stringify(value, null, 2)}\n`);
+}
+
+const logBytesMax = 10 * 1024 * 1024;
+
+/** Opens a log to append to. A large one is put aside first, over the one before it: two of each are kept at most. */
+export function openLog(path: string): number {
+  mkdirSync(dirname(path), { recursive: true });
+  const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+  if (size > logBytesMax) renameSync(path, `${path}.1`);
+  return openSync(path, "a", 0o600);
 }
 
 /** The last `lines` lines of a log, at most 16 KiB. */
