@@ -16,7 +16,7 @@ import type { Reports } from "../reports/reports.ts";
 import { SessionClosed } from "../session/session.ts";
 import type { Counters } from "./counters.ts";
 import { Deliveries, writeAtLast } from "./deliver.ts";
-import { hold, type Held } from "./held.ts";
+import { claimOf, hold, type Held } from "./held.ts";
 import { abandoned, fitting, poisonous, provesNoStart } from "./outcomes.ts";
 import { jittered, keepLease } from "./renew.ts";
 
@@ -174,6 +174,10 @@ export class Carrier {
     // The nonce is on disk before it is sent: after a crash the same nonce gets the same grant.
     await writeAtLast(journal, claiming, this.#stop.signal);
     const granted = await this.#claim(held);
+    if (granted !== undefined && "comeAgainMs" in granted) {
+      this.#comeAgain(held, granted.comeAgainMs);
+      return;
+    }
     if (granted === undefined) {
       this.#held.delete(held.handle);
       const forgotten = { kind: "forgotten", key: held.key, fields: { output_done: true } } as const;
@@ -186,17 +190,21 @@ export class Carrier {
     await this.#perform(held, grant);
   }
 
+  /** Back into its lane, so that an earlier command that was heard of later can pass; then it asks again. */
+  #comeAgain(held: Held, waitMs: number): void {
+    this.#lanes.rest(held);
+    void held.alarm.sleep(waitMs).then(() => {
+      this.#lanes.wake(held);
+      this.#pump(held.vmUuid);
+    });
+  }
+
   /** The grant; undefined when the attempt is over for this agent. Throws when the agent stops. */
-  async #claim(held: Held): Promise<{ grant: Grant; sentAtMs: number } | undefined> {
+  async #claim(
+    held: Held,
+  ): Promise<{ grant: Grant; sentAtMs: number } | { comeAgainMs: number } | undefined> {
     const { claims, counters, journal } = this.#parts;
-    const { commandId, attempt } = held.key;
-    const item = {
-      command_id: commandId,
-      attempt,
-      vm_uuid: held.vmUuid,
-      epoch: held.epoch,
-      nonce: held.nonce,
-    };
+    const item = claimOf(held);
     for (let failures = 0; ;) {
       if (this.#stopping) throw new SessionClosed("stopping");
       await journal.whenWritable(this.#stop.signal);
@@ -212,6 +220,7 @@ export class Carrier {
         held.logger.info({ reason: answer.reason }, "claim denied");
         if (isFinal(answer)) return undefined;
         waitMs = jittered(answer.retry_after_ms ?? retryAfterDefaultMs);
+        if (held.lane === "work") return { comeAgainMs: waitMs };
       } catch (error) {
         if (error instanceof SessionClosed) throw error;
         held.logger.warn({ err: error }, "the claim was not answered; it is sent again");

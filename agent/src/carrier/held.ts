@@ -11,6 +11,7 @@ export interface Held {
   readonly vmUuid: string;
   readonly epoch: number;
   readonly lane: Lane;
+  readonly order: string;
   readonly action: ActionName;
   readonly correlationId: string;
   /** The same for every claim of this attempt: the same nonce gets the same grant. */
@@ -36,6 +37,7 @@ export function hold(fields: Fields, nonce: string, logger: Logger): Held {
     vmUuid: fields.vm_uuid,
     epoch: fields.epoch,
     lane: fields.lane,
+    order: fields.command_id,
     action: fields.action,
     correlationId: fields.correlation_id,
     nonce: fields.nonce ?? nonce,
@@ -50,4 +52,9 @@ export function hold(fields: Fields, nonce: string, logger: Logger): Held {
     leaseEndsMs: 0,
     running: undefined,
   };
+}
+
+/** What a claim says of an attempt. */
+export function claimOf({ key, vmUuid, epoch, nonce }: Held) {
+  return { command_id: key.commandId, attempt: key.attempt, vm_uuid: vmUuid, epoch, nonce };
 }

@@ -4,23 +4,31 @@ import type { Lane } from "@muster/contracts/actions";
 export interface Queued {
   readonly vmUuid: string;
   readonly lane: Lane;
+  /** Sorts as the order of acceptance: commands' ids are UUIDv7. */
+  readonly order: string;
 }
 
 interface VmLanes<Q> {
   concurrency: number;
-  /** In the order of their doorbells. */
+  /** In the order of acceptance, whatever the order in which their doorbells came. */
   readonly waiting: Q[];
+  /** Of those the ones that were told to come again later. */
+  readonly resting: Set<Q>;
   busy: number;
 }
 
-/** Which command of which VM is next: work in the order of its doorbells, as many at once as the VM allows; control passes. */
+/**
+ * Which command of which VM is next: work in the order of acceptance, as many at once as the VM allows; control passes.
+ * After a crash doorbells come in any order. A later command must never hold the place that an earlier one needs to be
+ * claimed, so one that is told to wait gives its place back, and holds back only those behind it.
+ */
 export class Lanes<Q extends Queued> {
   readonly #vms = new Map<string, VmLanes<Q>>();
 
   #vm(vmUuid: string): VmLanes<Q> {
     let vm = this.#vms.get(vmUuid);
     if (vm === undefined) {
-      vm = { concurrency: 1, waiting: [], busy: 0 };
+      vm = { concurrency: 1, waiting: [], resting: new Set(), busy: 0 };
       this.#vms.set(vmUuid, vm);
     }
     return vm;
@@ -35,7 +43,20 @@ export class Lanes<Q extends Queued> {
   }
 
   add(item: Q): void {
-    this.#vm(item.vmUuid).waiting.push(item);
+    const { waiting } = this.#vm(item.vmUuid);
+    let at = waiting.length;
+    while (at > 0 && (waiting[at - 1]?.order ?? "") > item.order) at -= 1;
+    waiting.splice(at, 0, item);
+  }
+
+  /** Waits again, in its place, until `wake`. Its slot is still to be released. */
+  rest(item: Q): void {
+    this.#vm(item.vmUuid).resting.add(item);
+    this.add(item);
+  }
+
+  wake(item: Q): void {
+    this.#vm(item.vmUuid).resting.delete(item);
   }
 
   /** Counts a command that is already under way, such as one found running after a restart. */
@@ -48,9 +69,14 @@ export class Lanes<Q extends Queued> {
     const vm = this.#vm(vmUuid);
     const ready: Q[] = [];
     const rest: Q[] = [];
+    let open = true;
     for (const item of vm.waiting) {
-      if (item.lane === "control") ready.push(item);
-      else if (vm.busy < vm.concurrency) {
+      if (vm.resting.has(item)) {
+        // Whoever is behind it would be told the same.
+        open &&= item.lane === "control";
+        rest.push(item);
+      } else if (item.lane === "control") ready.push(item);
+      else if (open && vm.busy < vm.concurrency) {
         vm.busy += 1;
         ready.push(item);
       } else rest.push(item);

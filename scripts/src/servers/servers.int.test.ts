@@ -163,7 +163,10 @@ describe("private servers", function () {
     expect(servers.amqpUrl).to.equal(held.amqpUrl);
     expect(servers.databaseUrl).to.equal(held.databaseUrl);
     expect(psql(servers.databaseUrl, "SELECT n FROM kept")).to.equal("7");
-    expect(await management(servers.managementUrl, "GET", "/queues/%2F/kept-queue")).to.equal(200);
+    // The node answers before it has recovered the queues of its virtual hosts.
+    const isBack = async () =>
+      (await management(servers.managementUrl, "GET", "/queues/%2F/kept-queue")) === 200;
+    expect(await pollUntil(isBack, { timeoutMs: 20_000 })).to.equal(true);
   });
 
   it("take over what a killed holder left running, and choose other ports for those that were taken", async () => {
