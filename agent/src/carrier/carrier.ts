@@ -172,7 +172,8 @@ export class Carrier {
     const { journal } = this.#parts;
     const claiming = { kind: "claiming", key: held.key, fields: { nonce: held.nonce } } as const;
     // The nonce is on disk before it is sent: after a crash the same nonce gets the same grant.
-    await writeAtLast(journal, claiming, this.#stop.signal);
+    if (!held.nonceKept) await writeAtLast(journal, claiming, this.#stop.signal);
+    held.nonceKept = true;
     const granted = await this.#claim(held);
     if (granted !== undefined && "comeAgainMs" in granted) {
       this.#comeAgain(held, granted.comeAgainMs);

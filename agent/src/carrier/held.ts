@@ -16,6 +16,8 @@ export interface Held {
   readonly correlationId: string;
   /** The same for every claim of this attempt: the same nonce gets the same grant. */
   readonly nonce: string;
+  /** The nonce is in the journal: it may be sent. */
+  nonceKept: boolean;
   readonly logger: Logger;
   /** Cut a wait short: to claim now, or to ask for the desired state now. */
   readonly alarm: Alarm;
@@ -41,6 +43,7 @@ export function hold(fields: Fields, nonce: string, logger: Logger): Held {
     action: fields.action,
     correlationId: fields.correlation_id,
     nonce: fields.nonce ?? nonce,
+    nonceKept: fields.nonce !== null,
     logger: logger.child({
       correlation_id: fields.correlation_id,
       command_id: fields.command_id,

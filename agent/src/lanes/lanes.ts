@@ -4,13 +4,13 @@ import type { Lane } from "@muster/contracts/actions";
 export interface Queued {
   readonly vmUuid: string;
   readonly lane: Lane;
-  /** Sorts as the order of acceptance: commands' ids are UUIDv7. */
+  /** Sorts nearly as the order of acceptance: commands' ids are UUIDv7. Only vm-ops knows the very order. */
   readonly order: string;
 }
 
 interface VmLanes<Q> {
   concurrency: number;
-  /** In the order of acceptance, whatever the order in which their doorbells came. */
+  /** By their ids, whatever the order in which their doorbells came. */
   readonly waiting: Q[];
   /** Of those the ones that were told to come again later. */
   readonly resting: Set<Q>;
@@ -18,9 +18,9 @@ interface VmLanes<Q> {
 }
 
 /**
- * Which command of which VM is next: work in the order of acceptance, as many at once as the VM allows; control passes.
- * After a crash doorbells come in any order. A later command must never hold the place that an earlier one needs to be
- * claimed, so one that is told to wait gives its place back, and holds back only those behind it.
+ * Which command of which VM is next: work by its ids, as many at once as the VM allows; control passes. After a crash
+ * doorbells come in any order, and ids made at the same moment may differ from the order of acceptance. A command must
+ * never hold the place that the one it waits for needs to be claimed: told to wait, it gives its place to all others.
  */
 export class Lanes<Q extends Queued> {
   readonly #vms = new Map<string, VmLanes<Q>>();
@@ -69,14 +69,10 @@ export class Lanes<Q extends Queued> {
     const vm = this.#vm(vmUuid);
     const ready: Q[] = [];
     const rest: Q[] = [];
-    let open = true;
     for (const item of vm.waiting) {
-      if (vm.resting.has(item)) {
-        // Whoever is behind it would be told the same.
-        open &&= item.lane === "control";
-        rest.push(item);
-      } else if (item.lane === "control") ready.push(item);
-      else if (open && vm.busy < vm.concurrency) {
+      if (vm.resting.has(item)) rest.push(item);
+      else if (item.lane === "control") ready.push(item);
+      else if (vm.busy < vm.concurrency) {
         vm.busy += 1;
         ready.push(item);
       } else rest.push(item);
