@@ -35,6 +35,7 @@ const testFiles = [
   "*/*/test/**/*.ts",
   "test/**/*.ts",
   "shared/testing/**/*.ts",
+  "bench/**/*.ts",
 ];
 
 function patternsFor(folder, names) {

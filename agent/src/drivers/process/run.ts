@@ -88,7 +88,8 @@ function firstWord(child: ChildProcess, spec: string): Promise<string> {
   return new Promise((resolve) => {
     let heard = "";
     child.once("error", () => resolve(""));
-    child.once("exit", () => resolve(heard.trim()));
+    // Not "exit": that can come before the last word has been read.
+    child.once("close", () => resolve(heard.trim()));
     child.stdout?.on("data", (chunk: Buffer) => {
       heard += chunk.toString("utf8");
       const end = heard.indexOf("\n");
