@@ -16,9 +16,21 @@ export type ServiceName = (typeof serviceNames)[number];
 
 const schemas = { auth: "auth", "vm-ops": "vm_ops", reliability: "reliability" } as const;
 
+/** A broker and a database to make the system on. */
+export interface SystemServers {
+  readonly amqpUrl: string;
+  readonly managementUrl: string;
+  /** Of an administrator. */
+  readonly databaseUrl: string;
+}
+
 export interface SystemOptions {
   /** Settings of one service, over those that the system sets. */
   readonly env?: Partial<Record<ServiceName, Record<string, string>>>;
+  /** The servers that the tests share where none are given. */
+  readonly servers?: SystemServers;
+  /** The URL by which a process reaches the broker or the database, such as one through a link that can fail. */
+  readonly through?: (process: string, to: "broker" | "database", url: string) => Promise<string>;
 }
 
 export interface AgentOptions {
@@ -59,33 +71,35 @@ export interface System {
 
 export async function openSystem(options: SystemOptions = {}): Promise<System> {
   const folder = await mkdtemp(join(tmpdir(), "muster-e2e-"));
-  const vhost = await setupVhost();
+  const { servers, through = (_process, _to, url) => Promise.resolve(url) } = options;
+  const vhost = await setupVhost(servers);
   const migrations = Object.entries(schemas).map(([service, schema]) => ({
     schema,
     directory: join(repository, "services", service, "migrations"),
   }));
-  const database = await setupDatabase({ migrations });
+  const database = await setupDatabase({ migrations, serverUrl: servers?.databaseUrl });
   await applyMesh(vhost.amqpUrl, vhost.managementUrl);
 
   const keyEncryption = randomBytes(32).toString("base64");
-  const base = { MUSTER_AMQP_URL: vhost.amqpUrl, MUSTER_MANAGEMENT_URL: vhost.managementUrl };
   const gatewayPort = await freePort();
-  const envOf = (name: ServiceName): Record<string, string> => ({
-    ...base,
+  const envOf = async (name: ServiceName): Promise<Record<string, string>> => ({
+    MUSTER_AMQP_URL: await through(name, "broker", vhost.amqpUrl),
+    MUSTER_MANAGEMENT_URL: vhost.managementUrl,
     ...(name === "gateway"
       ? { MUSTER_GATEWAY_HOST: "127.0.0.1", MUSTER_GATEWAY_PORT: String(gatewayPort) }
-      : { MUSTER_DATABASE_URL: database.urlFor(schemas[name]) }),
+      : { MUSTER_DATABASE_URL: await through(name, "database", database.urlFor(schemas[name])) }),
     ...(name === "auth" ? { MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryption } : {}),
     ...options.env?.[name],
   });
 
-  const owner = await bootstrapOwner(envOf("auth"));
+  const authEnv = await envOf("auth");
+  const owner = await bootstrapOwner(authEnv);
   const services = {} as Record<ServiceName, ManagedProcess>;
   for (const name of serviceNames) {
     services[name] = new ManagedProcess({
       name,
       entry: `services/${name}/dist/src/main.js`,
-      env: envOf(name),
+      env: name === "auth" ? authEnv : await envOf(name),
       logFolder: folder,
       internalPort: await freePort(),
     });
@@ -127,14 +141,14 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
     startAgent: async (agentOptions) => {
       const agent = await startAgent(agentOptions, {
         folder,
-        amqpUrl: vhost.amqpUrl,
+        amqpUrlOf: (name) => through(name, "broker", vhost.amqpUrl),
         tenantId: owner.tenantId,
       });
       agents.push(agent);
       await agentOnline(client, agent.agentId);
       return agent;
     },
-    makeTenant: async (tenant, email) => (await bootstrapOwner(envOf("auth"), tenant, email)).apiKey,
+    makeTenant: async (tenant, email) => (await bootstrapOwner(authEnv, tenant, email)).apiKey,
     logOf: async (name) => await readFile(join(folder, `${name}.log`), "utf8"),
     close,
   };
@@ -158,7 +172,7 @@ async function bootstrapOwner(
 
 async function startAgent(
   options: AgentOptions,
-  system: { folder: string; amqpUrl: string; tenantId: string },
+  system: { folder: string; amqpUrlOf: (name: string) => Promise<string>; tenantId: string },
 ): Promise<RunningAgent> {
   const agentId = options.agentId ?? uuidv7();
   const name = options.name ?? `agent-${agentId.slice(-6)}`;
@@ -167,7 +181,7 @@ async function startAgent(
     name,
     entry: "agent/dist/src/main.js",
     env: {
-      MUSTER_AMQP_URL: system.amqpUrl,
+      MUSTER_AMQP_URL: await system.amqpUrlOf(name),
       MUSTER_TENANT_ID: system.tenantId,
       MUSTER_AGENT_ID: agentId,
       MUSTER_AGENT_VMS: options.vmUuids.join(","),

@@ -22,11 +22,14 @@ export interface TestDatabase {
 const rolePassword = (schema: string): string => `test-only-${schema}`;
 
 /**
- * A database of its own for a test file: a copy of a template that is migrated once for the same files. Reads
- * MUSTER_TEST_DATABASE_URL, an administrator's.
+ * A database of its own for a test file: a copy of a template that is migrated once for the same files. On the server
+ * of an administrator's URL, by default MUSTER_TEST_DATABASE_URL.
  */
-export async function setupDatabase(o: { migrations: readonly TestSchema[] }): Promise<TestDatabase> {
-  const serverUrl = process.env["MUSTER_TEST_DATABASE_URL"];
+export async function setupDatabase(o: {
+  migrations: readonly TestSchema[];
+  serverUrl?: string | undefined;
+}): Promise<TestDatabase> {
+  const serverUrl = o.serverUrl ?? process.env["MUSTER_TEST_DATABASE_URL"];
   if (serverUrl === undefined) {
     throw new Error("MUSTER_TEST_DATABASE_URL is not set; run the tests by ./scripts/test");
   }
@@ -35,14 +38,14 @@ export async function setupDatabase(o: { migrations: readonly TestSchema[] }): P
   try {
     const template = await ensureTemplate(admin, serverUrl, o.migrations);
     await admin.run(`CREATE DATABASE "${name}" TEMPLATE "${template}"`);
-  } catch (error) {
+  } finally {
     await admin.close();
-    throw error;
   }
   let destroyed: Promise<void> | undefined;
-  async function destroy(): Promise<void> {
-    await admin.run(`DROP DATABASE IF EXISTS "${name}" WITH (FORCE)`);
-    await admin.close();
+  async function destroy(url: string): Promise<void> {
+    // A connection of its own: the server may have been restarted meanwhile.
+    const last = await openAdmin(url);
+    await last.run(`DROP DATABASE IF EXISTS "${name}" WITH (FORCE)`).finally(() => last.close());
   }
   return {
     name,
@@ -52,7 +55,7 @@ export async function setupDatabase(o: { migrations: readonly TestSchema[] }): P
         throw new Error(`schema ${schema} was not migrated`);
       return urlOf(serverUrl, name, schema);
     },
-    destroy: () => (destroyed ??= destroy()),
+    destroy: () => (destroyed ??= destroy(serverUrl)),
   };
 }
 

@@ -23,12 +23,12 @@ export interface Vhost {
 }
 
 /**
- * A new vhost on the test broker (MUSTER_TEST_AMQP_URL, MUSTER_TEST_MANAGEMENT_URL), for one test file.
- * The test user gets every permission in it.
+ * A new vhost for one test file, on the given broker or the test broker (MUSTER_TEST_AMQP_URL,
+ * MUSTER_TEST_MANAGEMENT_URL). The user of the URL gets every permission in it.
  */
-export async function setupVhost(): Promise<Vhost> {
-  const managementUrl = needed("MUSTER_TEST_MANAGEMENT_URL");
-  const amqp = new URL(needed("MUSTER_TEST_AMQP_URL"));
+export async function setupVhost(broker?: { amqpUrl: string; managementUrl: string }): Promise<Vhost> {
+  const managementUrl = broker?.managementUrl ?? needed("MUSTER_TEST_MANAGEMENT_URL");
+  const amqp = new URL(broker?.amqpUrl ?? needed("MUSTER_TEST_AMQP_URL"));
   const name = `test-${randomUUID()}`;
   amqp.pathname = `/${name}`;
   const call: Vhost["call"] = (method, path, body) =>
