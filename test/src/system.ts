@@ -58,6 +58,8 @@ export interface System {
   readonly vhost: Vhost;
   readonly adminDatabaseUrl: string;
   readonly services: Readonly<Record<ServiceName, ManagedProcess>>;
+  /** Every agent that was started here, also those that were stopped. */
+  readonly agents: readonly RunningAgent[];
   readonly folder: string;
   /** Registers a VM and gives its id. */
   registerVm(name?: string, concurrency?: number): Promise<string>;
@@ -133,6 +135,7 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
     vhost,
     adminDatabaseUrl: database.adminUrl,
     services,
+    agents,
     folder,
     registerVm: async (name = "vm", concurrency = 1) => {
       const { data } = await client.registerVm({ body: { name, concurrency } });
