@@ -1,6 +1,7 @@
 import { existsSync, renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { z } from "zod";
+import { mustRun } from "../system/child.ts";
 import { readJson, tailOf, writeJson } from "../system/files.ts";
 import { choosePorts, describeHolder, isPortFree, isPortOpen } from "../system/ports.ts";
 import { isAlive, markerVariable, processesWith, signal } from "../system/process-table.ts";
@@ -21,6 +22,8 @@ import type { Server, Started } from "./server.ts";
 export interface BrokerServer extends Server {
   readonly managementUrl: string;
   readonly prometheusUrl: string | undefined;
+  /** Runs `rabbitmqctl` on this node and gives what it printed; undefined where the node is not ours. */
+  readonly control?: (args: readonly string[]) => Promise<string>;
 }
 
 export interface PrivateRabbitOptions {
@@ -38,6 +41,7 @@ export interface PrivateRabbitOptions {
 const startTimeoutMs = 120_000;
 const stopTimeoutMs = 20_000;
 const startingGraceMs = 5_000;
+const controlTimeoutMs = 60_000;
 
 const portSchema = z.number().int().min(1).max(65_535);
 const stateSchema = z.object({
@@ -121,13 +125,21 @@ class PrivateRabbit implements BrokerServer {
     this.#listeners.push(listener);
   }
 
+  #environment(): NodeJS.ProcessEnv {
+    const base = { ...this.#o.env, [markerVariable]: this.#o.marker };
+    return rabbitEnvironment(this.#paths, this.#ports, base);
+  }
+
+  control = async (args: readonly string[]): Promise<string> => {
+    const program = join(dirname(this.#o.binaries.server), "rabbitmqctl");
+    const env = this.#environment();
+    return (await mustRun(program, args, { env, cwd: this.#paths.root, timeoutMs: controlTimeoutMs })).stdout;
+  };
+
   async start(): Promise<void> {
     this.#stopping = false;
     writeRabbitFiles(this.#paths, this.#o.templates, this.#ports, this.#o.password);
-    const env = rabbitEnvironment(this.#paths, this.#ports, {
-      ...this.#o.env,
-      [markerVariable]: this.#o.marker,
-    });
+    const env = this.#environment();
     await this.#startPortMapper(env);
     const server = await startDaemon(this.#o.binaries.server, [], {
       env,

@@ -1,6 +1,10 @@
 import { createServer, connect, type AddressInfo, type Socket } from "node:net";
+import { FaultyPipe, type Weather } from "./faulty-pipe.ts";
 
-/** A TCP link to the broker that can be made to fail in the ways that networks fail. */
+/** From the client to the server, or back. */
+export type Direction = "up" | "down";
+
+/** A TCP link to a broker or a database that can be made to fail in the ways that networks fail. */
 export interface FaultyLink {
   /** The target's URL, through the link. */
   readonly url: string;
@@ -10,8 +14,12 @@ export interface FaultyLink {
   cut(): void;
   /** Swallows every byte both ways and keeps the sockets open, until `heal`. */
   blackhole(): void;
+  /** Holds every byte, one way or both, until `heal`; none is lost, as in a network that is away for a while. */
+  stall(direction?: Direction): void;
   /** Holds every byte for so long. */
   delay(delayMs: number): void;
+  /** Lets so many bytes pass in a second, each way of each connection. */
+  throttle(bytesPerSecond: number): void;
   /** Refuses new connections until `heal`. */
   refuse(): void;
   heal(): void;
@@ -20,16 +28,19 @@ export interface FaultyLink {
   close(): Promise<void>;
 }
 
-type Mood = "well" | "blackhole" | "refuse";
+const fair = (): Weather => ({ blackhole: false, stalled: false, delayMs: 0, bytesPerSecond: Infinity });
+
+type Weathers = Readonly<Record<Direction, Weather>>;
 
 export async function openFaultyLink(targetUrl: string): Promise<FaultyLink> {
   const target = new URL(targetUrl);
   const links = new Set<Link>();
-  const state = { mood: "well" as Mood, delayMs: 0 };
+  const weather: Weathers = { up: fair(), down: fair() };
+  let refusing = false;
   const server = createServer((near) => {
-    if (state.mood === "refuse") return near.destroy();
+    if (refusing) return near.destroy();
     const far = connect(Number(target.port), target.hostname);
-    const link = new Link(near, far, state);
+    const link = new Link(near, far, weather, target.protocol.startsWith("amqp"));
     links.add(link);
     link.onEnd(() => links.delete(link));
   });
@@ -40,24 +51,28 @@ export async function openFaultyLink(targetUrl: string): Promise<FaultyLink> {
   const cut = (): void => {
     for (const link of links) link.destroy();
   };
+  const change = (direction: Direction | undefined, what: Partial<Weather>): void => {
+    for (const way of ["up", "down"] as const) {
+      if (direction === undefined || direction === way) Object.assign(weather[way], what);
+    }
+    for (const link of links) link.flow();
+  };
   return {
     url: url.href,
     get connected() {
       return links.size;
     },
     cut,
-    blackhole: () => {
-      state.mood = "blackhole";
-    },
-    delay: (delayMs) => {
-      state.delayMs = delayMs;
-    },
+    blackhole: () => change(undefined, { blackhole: true }),
+    stall: (direction) => change(direction, { stalled: true }),
+    delay: (delayMs) => change(undefined, { delayMs }),
+    throttle: (bytesPerSecond) => change(undefined, { bytesPerSecond }),
     refuse: () => {
-      state.mood = "refuse";
+      refusing = true;
     },
     heal: () => {
-      state.mood = "well";
-      state.delayMs = 0;
+      refusing = false;
+      change(undefined, fair());
     },
     killChannels: () => {
       for (const link of links) link.killChannels();
@@ -69,40 +84,57 @@ export async function openFaultyLink(targetUrl: string): Promise<FaultyLink> {
   };
 }
 
-/** One connection, near side to far side; follows the client's frames so that one can be slipped in between. */
+/** One connection, near side to far side; follows the client's AMQP frames so that one can be slipped in between. */
 class Link {
   readonly #near: Socket;
   readonly #far: Socket;
-  readonly #state: { mood: Mood; delayMs: number };
+  readonly #weather: Weathers;
+  readonly #pipes: readonly FaultyPipe[];
   readonly #frames = new FrameBoundaries();
   #killWanted = false;
+  #ended = 0;
+  #onEnd: () => void = () => undefined;
 
-  constructor(near: Socket, far: Socket, state: { mood: Mood; delayMs: number }) {
+  constructor(near: Socket, far: Socket, weather: Weathers, speaksAmqp: boolean) {
     this.#near = near;
     this.#far = far;
-    this.#state = state;
-    near.on("data", (chunk: Buffer) => this.#pass(far, chunk, true));
-    far.on("data", (chunk: Buffer) => this.#pass(near, chunk, false));
+    this.#weather = weather;
+    this.#pipes = [
+      new FaultyPipe(near, far, weather.up, (chunk) => {
+        if (speaksAmqp) this.#sent(chunk);
+      }),
+      new FaultyPipe(far, near, weather.down, () => undefined),
+    ];
     for (const [one, other] of [
       [near, far],
       [far, near],
     ] as const) {
       one.on("error", () => {});
-      one.on("close", () => other.destroy());
+      one.on("close", () => {
+        this.#ended += 1;
+        if (this.#ended === 2) this.#onEnd();
+        this.#passEnd(other);
+      });
     }
   }
 
-  #pass(to: Socket, chunk: Buffer, fromClient: boolean): void {
-    if (this.#state.mood === "blackhole") return;
-    const go = (): void => {
-      if (to.destroyed) return;
-      to.write(chunk);
-      if (!fromClient) return;
-      this.#frames.follow(chunk);
-      if (this.#killWanted) this.killChannels();
-    };
-    if (this.#state.delayMs > 0) setTimeout(go, this.#state.delayMs);
-    else go();
+  /** A network that is away carries no news of an end either: the other side stays half-open until it is back. */
+  #passEnd(to: Socket): void {
+    const stalled = to === this.#far ? this.#weather.up.stalled : this.#weather.down.stalled;
+    if (stalled || to.destroyed) return;
+    for (const pipe of this.#pipes) pipe.end();
+    to.destroy();
+  }
+
+  #sent(chunk: Buffer): void {
+    this.#frames.follow(chunk);
+    if (this.#killWanted) this.killChannels();
+  }
+
+  flow(): void {
+    for (const pipe of this.#pipes) pipe.flow();
+    if (this.#near.destroyed) this.#passEnd(this.#far);
+    if (this.#far.destroyed) this.#passEnd(this.#near);
   }
 
   killChannels(): void {
@@ -113,7 +145,7 @@ class Link {
   }
 
   onEnd(ended: () => void): void {
-    this.#near.on("close", ended);
+    this.#onEnd = ended;
   }
 
   destroy(): void {
