@@ -10,21 +10,31 @@ export interface BenchmarkOptions {
   /** Length of one measurement. */
   readonly seconds: number;
   readonly json: string;
+  /** The benchmark's own options, as given or by default. */
+  readonly own: Readonly<Record<string, number>>;
   readonly log: (line: string) => void;
 }
 
-/** Reads the options of a benchmark, gives it a broker and a database that keep what they confirm, and ends them. */
+/**
+ * Reads the options of a benchmark, gives it a broker and a database that keep what they confirm, and ends them.
+ * `own` are numbers of this benchmark alone, with their defaults: `{ vms: 10_000 }` makes `--vms 500` possible.
+ */
 export async function runBenchmark(
   name: string,
   work: (servers: Servers, options: BenchmarkOptions) => Promise<void>,
+  own: Readonly<Record<string, number>> = {},
 ): Promise<void> {
   const { values } = parseArgs({
     options: {
       rounds: { type: "string", default: "3" },
       seconds: { type: "string", default: "8" },
       json: { type: "string", default: join(tmpdir(), `muster-bench-${name}.json`) },
+      ...Object.fromEntries(
+        Object.entries(own).map(([key, value]) => [key, { type: "string", default: String(value) }] as const),
+      ),
     },
   });
+  const given: Readonly<Record<string, unknown>> = values;
   const log = (line: string): void => void process.stderr.write(`${line}\n`);
   const folder = await mkdtemp(join(tmpdir(), `muster-bench-${name}-`));
   const servers = await startServers({ folder, durable: true, log });
@@ -44,6 +54,7 @@ export async function runBenchmark(
       rounds: Number(values.rounds),
       seconds: Number(values.seconds),
       json: values.json,
+      own: Object.fromEntries(Object.keys(own).map((key) => [key, Number(given[key])])),
       log,
     });
   } finally {
