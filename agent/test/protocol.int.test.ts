@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Doorbell } from "@muster/contracts/agents";
 import { MusterError } from "@muster/contracts/errors";
 import { vmQueue } from "@muster/contracts/topology";
 import { eventually } from "@muster/testing/eventually";
@@ -111,6 +112,27 @@ describe("the agent and its mesh", function () {
     await result(next);
     expect(mesh.resultOf(denied)).to.equal(undefined);
     expect(mesh.seen.claims.filter(({ command_id }) => command_id === next)).to.have.length(3);
+    await clean();
+  });
+
+  it("takes up an earlier command whose doorbell was lost when a later one is told to wait for it", async () => {
+    const { mesh, agent, result, clean } = await setup();
+    const lost = await mesh.submitScript("true");
+    const vm_uuid = mesh.vmUuids[0] ?? "";
+    const queue = encodeURIComponent(vmQueue(mesh.tenantId, vm_uuid));
+    await mesh.vhost.call("DELETE", `/queues/{vhost}/${queue}/contents`);
+    const first: Doorbell = {
+      ...{ kind: "run", command_id: lost, vm_uuid, attempt: 1, epoch: 1, lane: "work", action: "script" },
+      ...{ payload_sha256: "0".repeat(64), start_within_ms: 60_000, correlation_id: `c-${lost}` },
+    };
+    mesh.script.claim = ({ command_id, attempt }, usual) =>
+      command_id === lost || mesh.resultOf(lost) !== undefined
+        ? usual()
+        : { outcome: "denied", command_id, attempt, reason: "vm_busy", retry_after_ms: 50, first };
+    const next = await mesh.submitScript("true");
+    agent.start();
+    await result(next);
+    expect(mesh.resultOf(lost)).to.include({ outcome: "succeeded" });
     await clean();
   });
 

@@ -28,6 +28,7 @@ const laneHoldMs = 5_000;
 const crashesMax = 2;
 const waitingPerVmMax = 2_000;
 
+type Claimed = { grant: Grant; sentAtMs: number } | { comeAgainMs: number } | undefined;
 export type BellVerdict = "taken" | "duplicate" | "cancel" | "dropped";
 
 export interface CarrierParts {
@@ -152,9 +153,8 @@ export class Carrier {
 
   /** Runs an attempt to its end and lets the next of its VM go ahead. */
   async #guard(held: Held, work: () => Promise<void>): Promise<void> {
-    const context = { correlationId: held.correlationId };
     try {
-      await runWith(context, work);
+      await runWith({ correlationId: held.correlationId }, work);
     } catch (error) {
       // Stopping: the journal knows how far it got, and the next life of the agent goes on from there.
       if (!this.#stopping && !(error instanceof SessionClosed)) {
@@ -201,9 +201,7 @@ export class Carrier {
   }
 
   /** The grant; undefined when the attempt is over for this agent. Throws when the agent stops. */
-  async #claim(
-    held: Held,
-  ): Promise<{ grant: Grant; sentAtMs: number } | { comeAgainMs: number } | undefined> {
+  async #claim(held: Held): Promise<Claimed> {
     const { claims, counters, journal } = this.#parts;
     const item = claimOf(held);
     for (let failures = 0; ;) {
@@ -220,6 +218,8 @@ export class Carrier {
         counters.claims.inc({ answer: answer.reason });
         held.logger.info({ reason: answer.reason }, "claim denied");
         if (isFinal(answer)) return undefined;
+        // What it waits for is known here already, unless that one's doorbell was lost.
+        if (answer.first !== undefined) void this.ring(answer.first).catch(() => undefined);
         waitMs = jittered(answer.retry_after_ms ?? retryAfterDefaultMs);
         if (held.lane === "work") return { comeAgainMs: waitMs };
       } catch (error) {

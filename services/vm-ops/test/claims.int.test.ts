@@ -39,6 +39,18 @@ describe("claims, results and cancels", function () {
     expect(await agent.claim(c)).to.equal("granted");
   });
 
+  it("tells whoever must wait the doorbell of the command that must start first", async () => {
+    const { vm, agent } = await ready();
+    const [first, second] = [await s.exec(vm), await s.exec(vm)];
+    const [denied] = await agent.claims([{ id: second }]);
+    expect(denied).to.deep.include({ outcome: "denied", reason: "vm_busy" });
+    if (denied?.outcome !== "denied") throw new Error("granted out of order");
+    expect(denied.first).to.include({ kind: "run", command_id: first, vm_uuid: vm, attempt: 1, epoch: 1 });
+    await agent.granted(first);
+    const [busy] = await agent.claims([{ id: second }]);
+    expect(busy).to.include({ outcome: "denied", reason: "vm_busy" }).and.not.have.property("first");
+  });
+
   it("runs as many at once as the VM says, also when they are claimed in one message", async () => {
     const { vm, agent } = await ready({ concurrency: 2 });
     const ids = [await s.exec(vm), await s.exec(vm), await s.exec(vm)];

@@ -222,13 +222,48 @@ describe("sweeps", function () {
     const grant = await agent.granted(await s.exec(vm));
     const id = grant.command_id;
     await s.ask(cancelCommand, { command_id: id });
-    await age(id, "cancel_requested_at");
+    await s.sql("UPDATE commands SET cancel_requested_at = now() - interval '4 min' WHERE id = $1", [id]);
     expect(only(await sweep("cancel_unconfirmed"))).to.include({ matched: 0 });
     await age(id, "lease_expires_at");
     expect(only(await sweep("cancel_unconfirmed"))).to.include({ changed: 1 });
     expect(await read(id)).to.include({ state: "cancelled", effect: "unknown" });
     expect(await agent.result(grant)).to.equal("late");
     expect(await read(id)).to.include({ state: "succeeded", late: true });
+  });
+
+  it("ends a cancel that its agent never confirms although it renews the lease, once no grace can be so long", async () => {
+    const { vm, agent } = await ready();
+    const grant = await agent.granted(await s.exec(vm));
+    const id = grant.command_id;
+    await s.ask(cancelCommand, { command_id: id });
+    await age(id, "cancel_requested_at");
+    expect(await agent.progress(grant)).to.include({ outcome: "renewed", desired: "cancel" });
+    expect(only(await sweep("cancel_unconfirmed"))).to.include({ changed: 1 });
+    expect(await read(id)).to.include({ state: "cancelled", effect: "unknown" });
+    // Whatever becomes of it is still told, and its agent still hears that it should stop.
+    expect(await agent.progress(grant)).to.include({ outcome: "renewed", desired: "cancel" });
+    const stopped = { outcome: "cancelled", reason: "cancelled_while_running", effect: "partial" } as const;
+    expect(await agent.result(grant, stopped)).to.equal("late");
+    expect(await read(id)).to.include({ state: "cancelled", effect: "partial", late: true });
+  });
+
+  it("requeues nothing while database and broker were away, nor before agents could ask again", async () => {
+    const { vm } = await ready();
+    const id = await dispatched(vm);
+    await stale(id);
+    const awayFor = (time: string) => `UPDATE liveness SET touched_at = now() - interval '${time}'`;
+    // Back, and asked to sweep before anybody has noticed that it was away.
+    await s.sql(awayFor("20 s"));
+    expect(only(await sweep("unclaimed"))).to.include({ matched: 0 });
+    await s.database.transaction("system", async (tx) => {
+      await tx.query(awayFor("20 s"));
+      await touchLiveness(tx, 90_000);
+    });
+    expect(only(await sweep("unclaimed"))).to.include({ matched: 0 });
+    await s.sql("UPDATE liveness SET resumed_at = now() - interval '50 s'");
+    expect(only(await sweep("unclaimed"))).to.include({ matched: 0 });
+    await s.sql("UPDATE liveness SET resumed_at = now() - interval '61 s'");
+    expect(only(await sweep("unclaimed"))).to.include({ matched: 1, requeued: 1 });
   });
 
   it("ends what waits for a VM that is gone", async () => {

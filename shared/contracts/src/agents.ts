@@ -123,6 +123,8 @@ export const agentClaim = defineReport({
           reason: z.enum(denyReasons),
           /** vm_busy, paused, retry: when to ask again. */
           retry_after_ms: durationMs.optional(),
+          /** vm_busy: the command that must start first, as its doorbell rings, which may have been lost. */
+          first: doorbellPayload.optional(),
         }),
       ]),
     ),

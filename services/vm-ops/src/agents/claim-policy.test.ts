@@ -60,6 +60,12 @@ describe("judging a claim", () => {
     expect(why({ lane: "control" }, { running: 1, waiting: ["c0"] })).to.equal("grant");
   });
 
+  it("names what must start first where there is room for it, and nothing where the VM is busy", () => {
+    const behind = judgeClaim(claim, command, vm({ waiting: ["c0", "c1"] }), 100);
+    expect(behind).to.include({ reason: "vm_busy", first: "c0" });
+    expect(judgeClaim(claim, command, vm({ running: 1 }), 100)).not.to.have.property("first");
+  });
+
   it("asks to come again for what does not fit into this reply, and keeps its place", () => {
     const busy = vm();
     const verdict = judgeClaim(claim, command, busy, 9);

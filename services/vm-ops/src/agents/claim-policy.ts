@@ -36,17 +36,21 @@ export interface ClaimedVm {
   readonly waiting: string[];
 }
 
+interface Denial {
+  readonly kind: "deny";
+  readonly reason: (typeof denyReasons)[number];
+  readonly retryAfterMs?: number;
+  /** The command that must start first, and for which there is room: its doorbell may be lost. */
+  readonly first?: string;
+}
+
 export type ClaimVerdict =
   | { readonly kind: "grant" }
   /** The same nonce again: the grant may have been lost on its way. */
   | { readonly kind: "grant_again" }
-  | {
-      readonly kind: "deny";
-      readonly reason: (typeof denyReasons)[number];
-      readonly retryAfterMs?: number;
-    };
+  | Denial;
 
-const deny = (reason: (typeof denyReasons)[number], retryAfterMs?: number): ClaimVerdict =>
+const deny = (reason: (typeof denyReasons)[number], retryAfterMs?: number): Denial =>
   retryAfterMs === undefined ? { kind: "deny", reason } : { kind: "deny", reason, retryAfterMs };
 
 const busyRetryMs = 1_000;
@@ -79,8 +83,11 @@ export function judgeClaim(
   if (command.expired) return deny("expired");
   if (command.state === "awaiting_approval") return deny("paused", approvalRetryMs);
   if (command.lane === "work") {
-    if (vm.running >= vm.concurrency || vm.waiting[0] !== claim.commandId)
-      return deny("vm_busy", busyRetryMs);
+    const [first] = vm.waiting;
+    if (vm.running >= vm.concurrency) return deny("vm_busy", busyRetryMs);
+    if (first !== claim.commandId) {
+      return { ...deny("vm_busy", busyRetryMs), ...(first === undefined ? {} : { first }) };
+    }
   }
   if (command.payloadBytes > bytesLeft) return deny("retry", retryMs);
   if (command.lane === "work") {

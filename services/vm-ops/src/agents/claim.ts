@@ -13,7 +13,7 @@ import type { Claim } from "./claim-policy.ts";
 import type { ClaimTokens } from "./claim-tokens.ts";
 import type { LastSeen } from "./last-seen.ts";
 import { agentKeyOf, loadSessions, sessionFault } from "./sessions.ts";
-import { loadParams, lockForClaims } from "./store-claim.ts";
+import { doorbellsOf, loadParams, lockForClaims } from "./store-claim.ts";
 import type { ClaimRow } from "./store-claim.ts";
 import { renewLeases } from "./store-leases.ts";
 
@@ -39,6 +39,8 @@ interface Pending {
   readonly claim: Claim;
   readonly key: string;
   row: ClaimRow | undefined;
+  /** Which command of its VM must start first. */
+  first?: string | undefined;
   outcome: "grant" | "grant_again" | Extract<Outcome, { outcome: "denied" }>;
 }
 
@@ -69,6 +71,7 @@ async function claimAll(tx: Tx, parts: ClaimParts, items: readonly Item[]) {
   const pending = items.filter((_, at) => faults[at] === undefined).flatMap(pendingOf);
   if (pending.length === 0) return { faults, pending, params: new Map<string, string>() };
   await judgeAll(tx, pending);
+  await ringFirst(tx, pending);
   const granted = pending.filter((one) => one.outcome === "grant");
   await writeTransitions(tx, granted.flatMap((one) => grantOf(one, parts.leaseMs))); // prettier-ignore
   const again = distinct(pending.filter((one) => one.outcome === "grant_again"));
@@ -132,6 +135,7 @@ async function judgeAll(tx: Tx, pending: readonly Pending[]): Promise<void> {
     const vm = vms.get(`${one.item.context.tenantId}/${one.asked.vm_uuid}`);
     const verdict = judgeClaim(one.claim, command, vm, left);
     if (verdict.kind === "deny") {
+      one.first = verdict.first;
       one.outcome = {
         ...{ outcome: "denied", command_id: one.asked.command_id, attempt: one.asked.attempt },
         reason: verdict.reason,
@@ -142,6 +146,19 @@ async function judgeAll(tx: Tx, pending: readonly Pending[]): Promise<void> {
     one.outcome = verdict.kind;
     bytesLeft.set(one.item, left - (row?.payload_bytes ?? 0));
     if (verdict.kind === "grant") grantedWith.set(one.key, one.claim.nonce);
+  }
+}
+
+/** Whoever must wait for a command is told its doorbell: had that been lost, the VM would stand still. */
+async function ringFirst(tx: Tx, pending: readonly Pending[]): Promise<void> {
+  const keys = pending.flatMap(({ item, first }) =>
+    first === undefined ? [] : [{ tenantId: item.context.tenantId, id: first }],
+  );
+  const doorbells = await doorbellsOf(tx, keys);
+  for (const one of pending) {
+    if (one.first === undefined || typeof one.outcome === "string") continue;
+    const first = doorbells.get(keyOf({ tenantId: one.item.context.tenantId, id: one.first }));
+    if (first !== undefined) one.outcome = { ...one.outcome, first };
   }
 }
 

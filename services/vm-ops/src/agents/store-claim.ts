@@ -1,7 +1,10 @@
+import type { Doorbell } from "@muster/contracts/agents";
 import type { Tx } from "@muster/database/database";
+import { doorbellPayloadOf, ringingOf } from "../commands/messages.ts";
 import { keyOf } from "../commands/store.ts";
 import type { CommandKey, LockedCommand } from "../commands/store.ts";
 import { rowColumns } from "../commands/row.ts";
+import type { CommandRow } from "../commands/row.ts";
 import type { ClaimedVm } from "./claim-policy.ts";
 
 /** Params up to this size come with the row; larger ones are read only for what is granted. */
@@ -95,4 +98,24 @@ export async function loadParams(tx: Tx, keys: readonly CommandKey[]): Promise<M
     [keys.map((key) => key.tenantId), keys.map((key) => key.id)],
   );
   return new Map(rows.map((row) => [keyOf({ tenantId: row.tenant_id, id: row.id }), row.params]));
+}
+
+/** Doorbells of waiting commands as they would ring now; those that no longer wait are missing. */
+export async function doorbellsOf(tx: Tx, keys: readonly CommandKey[]): Promise<Map<string, Doorbell>> {
+  if (keys.length === 0) return new Map();
+  const rows = await tx.query<CommandRow & { readonly epoch: number }>(
+    `SELECT ${rowColumns}, v.epoch FROM commands c
+     JOIN vms v ON v.tenant_id = c.tenant_id AND v.vm_uuid = c.vm_uuid
+     WHERE (c.tenant_id, c.id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
+       AND c.state IN ('queued', 'dispatched') AND c.expires_at > now()`,
+    [keys.map((key) => key.tenantId), keys.map((key) => key.id)],
+    { name: "vmops_doorbells_of" },
+  );
+  return new Map(
+    rows.map((row) => {
+      const waitMs = row.expires_at.getTime() - row.now.getTime();
+      const bell = doorbellPayloadOf(ringingOf(row, row.epoch, row.attempt, waitMs), "run");
+      return [keyOf({ tenantId: row.tenant_id, id: row.id }), bell];
+    }),
+  );
 }

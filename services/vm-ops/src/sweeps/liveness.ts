@@ -1,7 +1,7 @@
 import type { Broker } from "@muster/broker/broker";
 import type { Database, Tx } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
-import { outageGapMs } from "./rules.ts";
+import { interruptionGapMs, outageGapMs } from "./rules.ts";
 
 /** Keeps the record of when database and broker were last both in reach, by the database's clock. */
 export interface Liveness {
@@ -17,16 +17,17 @@ export async function touchLiveness(tx: Tx, leaseMs: number): Promise<number> {
   );
   const gapMs = before?.gap_ms ?? 0;
   const outageMs = gapMs > outageGapMs ? gapMs : 0;
+  const interrupted = gapMs > interruptionGapMs;
   await tx.query(
-    `INSERT INTO liveness AS l (touched_at, resumed_at, amnesty_until) VALUES (now(), now(), now())
+    `INSERT INTO liveness AS l (touched_at, resumed_at, amnesty_until) VALUES (now(), now() - interval '1 day', now())
      ON CONFLICT (only_row) DO UPDATE SET
        touched_at = greatest(l.touched_at, now()),
-       resumed_at = CASE WHEN $1::float8 > 0 THEN now() ELSE l.resumed_at END,
+       resumed_at = CASE WHEN $3::boolean THEN now() ELSE l.resumed_at END,
        amnesty_until = CASE WHEN $1::float8 > 0
          THEN greatest(l.amnesty_until, now() + ($1::float8 + 2 * $2::float8) * interval '1 ms')
          ELSE l.amnesty_until END,
        outages = l.outages + CASE WHEN $1::float8 > 0 THEN 1 ELSE 0 END`,
-    [outageMs, leaseMs],
+    [outageMs, leaseMs, interrupted],
   );
   return outageMs;
 }

@@ -32,8 +32,18 @@ const ago = (n: number): string => `now() - $${n}::bigint * interval '1 ms'`;
 
 /** After an outage longer than the gap nothing is judged that silence alone would prove, until the amnesty is over. */
 export const outageGapMs = 30_000;
+/** Database and broker unheard of for so long: agents may have asked in vain, and wait before they ask again. */
+export const interruptionGapMs = 10_000;
+/** Within so long after an interruption agents ask again: half a minute's back-off, and a request that was lost. */
+const askAgainMs = 45_000;
+/** No agent may take longer between TERM and KILL: the bound of its setting. */
+const killGraceMaxMs = 300_000;
 const noAmnesty = `NOT EXISTS (SELECT 1 FROM liveness l WHERE l.amnesty_until > now()
   OR l.touched_at < now() - interval '${outageGapMs} ms')`;
+
+const noInterruption = (n: number): string => `NOT EXISTS (SELECT 1 FROM liveness l
+  WHERE l.touched_at < now() - interval '${interruptionGapMs} ms'
+    OR l.resumed_at + interval '${askAgainMs} ms' >= ${ago(n)})`;
 
 const epoch =
   "(SELECT v.epoch FROM vms v WHERE v.tenant_id = c.tenant_id AND v.vm_uuid = c.vm_uuid) AS epoch";
@@ -57,7 +67,7 @@ const unclaimedText = `WITH candidates AS MATERIALIZED (
           AND w.expires_at > now() ORDER BY w.seq LIMIT 64)
     ) h
     WHERE s.online AND s.quarantined_at IS NULL AND h.state = 'dispatched'
-      AND greatest(h.dispatched_at, s.online_since, (SELECT l.resumed_at FROM liveness l)) < ${ago(2)}
+      AND greatest(h.dispatched_at, s.online_since) < ${ago(2)} AND ${noInterruption(2)}
       AND (h.lane = 'control' OR NOT EXISTS (
         SELECT 1 FROM (SELECT p.finished_at FROM commands p
           WHERE p.tenant_id = v.tenant_id AND p.vm_uuid = v.vm_uuid AND p.id < h.id
@@ -126,9 +136,11 @@ export const rules: Readonly<Record<SweepRule, Rule>> = {
     selections: ({ forceMs }) => [
       {
         text: `${select} WHERE c.phase = 'running' AND c.desired = 'cancel' AND c.reason <> 'execution_timeout'
-          AND c.cancel_requested_at < ${ago(2)} AND c.lease_expires_at < now() AND ${noAmnesty}
+          AND c.cancel_requested_at < ${ago(2)} AND ${noAmnesty}
+          AND (c.lease_expires_at < now() OR c.cancel_requested_at < ${ago(3)})
           ORDER BY c.cancel_requested_at LIMIT $1`,
-        values: [forceMs],
+        // An agent that renews is believed for as long as it may wait before it kills; what outlives that never ends.
+        values: [forceMs, forceMs + killGraceMaxMs],
       },
     ],
     happening: (row) => ({
