@@ -58,7 +58,13 @@ export class ManagedProcess {
     return this.#child === undefined || this.#child.exitCode !== null || this.#child.signalCode !== null;
   }
 
-  start(): void {
+  /** Null while it runs, and after a signal ended it. */
+  get exitCode(): number | null {
+    return this.#child?.exitCode ?? null;
+  }
+
+  /** `more`: settings of this start alone. */
+  start(more: Readonly<Record<string, string>> = {}): void {
     const { entry, args = [], env, internalPort } = this.#options;
     const log = createWriteStream(this.logFile, { flags: "a" });
     const child = spawn(process.execPath, [join(repository, entry), ...args], {
@@ -69,6 +75,7 @@ export class ManagedProcess {
         MUSTER_LOG_LEVEL: "debug",
         ...(internalPort === undefined ? {} : { MUSTER_INTERNAL_PORT: String(internalPort) }),
         ...env,
+        ...more,
       },
       stdio: ["ignore", "pipe", "pipe"],
     });

@@ -1,0 +1,92 @@
+import { vmQueue } from "@muster/contracts/topology";
+import type { Accepted, Model } from "../model/model.ts";
+import type { System } from "../system.ts";
+
+/** What commands can go through, once: a command that succeeds, a script that fails, a cancel, both timeouts. */
+export async function oneOfEach(model: Model, vms: { served: string; lonely: string }): Promise<Accepted[]> {
+  const { served, lonely } = vms;
+  const first = await model.accept({ vmUuid: served, stdoutBytes: 100_000, stderrBytes: 100 });
+  await model.repeat(first);
+  const entries = await Promise.all([
+    model.accept({ vmUuid: served, action: "script", exitCode: 3, stdoutBytes: 100 }),
+    model.accept({ vmUuid: lonely, expiresInSeconds: 1 }),
+    model.accept({ vmUuid: served, seconds: 20, timeoutSeconds: 1, stdoutBytes: 10 }),
+    model.accept({ vmUuid: lonely }),
+    model.accept({ vmUuid: served, seconds: 20 }),
+  ]);
+  const [, , , waiting, running] = entries;
+  await Promise.all([model.cancel(waiting), model.started(running).then(() => model.cancel(running))]);
+  return [first, ...entries];
+}
+
+export interface Load {
+  /** Foreign messages that were put into VM queues. */
+  readonly foreign: number;
+  /** Stops; resolves when what is under way has been answered. */
+  stop(): Promise<void>;
+}
+
+/** Keeps the system at work until it is stopped: one of each, again and again, and a foreign message now and then. */
+export function keepAtWork(
+  system: System,
+  model: Model,
+  vms: { served: string; lonely: string },
+  onError: (error: unknown) => void,
+): Load {
+  let stopped = false;
+  let foreign = 0;
+  const run = async (): Promise<void> => {
+    for (let round = 0; !stopped; round++) {
+      if (round % 5 === 0) {
+        await system.vhost.publish({ routingKey: vmQueue(system.tenantId, vms.served), payload: "not ours" });
+        foreign += 1;
+      }
+      await oneOfEach(model, vms);
+    }
+  };
+  const running = run().catch(onError);
+  return {
+    get foreign() {
+      return foreign;
+    },
+    async stop() {
+      stopped = true;
+      await running;
+    },
+  };
+}
+
+/** An agent that is silent for so long that what waits for it is put back, then comes to, again and again. */
+export function keepDozing(
+  agent: { signal(name: NodeJS.Signals): void },
+  model: Model,
+  vm: string,
+  dozeMs: number,
+): { stop(): Promise<void> } {
+  let wake: (() => void) | undefined;
+  let stopped = false;
+  const run = async (): Promise<void> => {
+    while (!stopped) {
+      agent.signal("SIGSTOP");
+      await model.accept({ vmUuid: vm, stdoutBytes: 10 });
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, dozeMs);
+        wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      agent.signal("SIGCONT");
+      await new Promise((resolve) => setTimeout(resolve, 2_000));
+    }
+  };
+  const running = run();
+  return {
+    async stop() {
+      stopped = true;
+      wake?.();
+      agent.signal("SIGCONT");
+      await running;
+    },
+  };
+}

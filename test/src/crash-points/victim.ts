@@ -1,0 +1,78 @@
+import { renameSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { eventually } from "@muster/testing/eventually";
+import type { ManagedProcess } from "../processes.ts";
+import { orderVariable, type Order, type Plan } from "./plan.ts";
+
+const preload = new URL("./preload.js", import.meta.url).href;
+
+/** A process of the system that is started with the preload, and can be made to die at any of its steps. */
+export class Victim {
+  readonly process: ManagedProcess;
+  readonly #order: Order;
+  #plans = 0;
+
+  constructor(process: ManagedProcess, folder: string, home: string | null = null) {
+    this.process = process;
+    const place = (name: string): string => join(folder, `crash-${process.name}-${name}`);
+    this.#order = {
+      ...{ trace: place("trace"), plan: place("plan"), folder: home },
+      supervisors:
+        home === null
+          ? null
+          : {
+              trace: place("supervisors-trace"),
+              plan: place("supervisors-plan"),
+              folder: join(home, "runs"),
+            },
+    };
+  }
+
+  /** Starts it with the preload. */
+  start(): void {
+    this.process.start({
+      NODE_OPTIONS: `--import ${preload}`,
+      [orderVariable]: JSON.stringify(this.#order),
+    });
+  }
+
+  /** Tells it, or the next supervisor that it starts, what to do; answers the id by which `hit` knows it. */
+  arm(plan: Omit<Plan, "id">, supervisor = false): string {
+    const id = `${this.process.name}-${++this.#plans}`;
+    const file = supervisor ? (this.#order.supervisors?.plan ?? "") : this.#order.plan;
+    // Whole at once: it is read at any moment.
+    writeFileSync(`${file}.new`, JSON.stringify({ ...plan, id }));
+    renameSync(`${file}.new`, file);
+    return id;
+  }
+
+  /** Nothing more will happen to it. */
+  disarm(): void {
+    this.arm({ step: "none", nth: 1, side: "before", how: "kill" });
+  }
+
+  /** Whether the plan came about within the time. */
+  async hit(id: string, withinMs: number, supervisor = false): Promise<boolean> {
+    return await eventually(
+      async () => (await this.#lines(supervisor)).includes(`hit ${id}`),
+      withinMs,
+    ).catch(() => false);
+  }
+
+  /** Resolves when the process is gone; what killed itself is gone in a moment. */
+  async gone(): Promise<void> {
+    await eventually(() => this.process.ended, 10_000);
+  }
+
+  /** The distinct steps that it has taken so far, in the order of their first time. */
+  async steps(supervisor = false): Promise<string[]> {
+    const lines = await this.#lines(supervisor);
+    return [...new Set(lines.filter((line) => line.startsWith("step ")).map((line) => line.slice(5)))];
+  }
+
+  async #lines(supervisor: boolean): Promise<string[]> {
+    const file = supervisor ? (this.#order.supervisors?.trace ?? "") : this.#order.trace;
+    return (await readFile(file, "utf8").catch(() => "")).split("\n");
+  }
+}
