@@ -152,7 +152,7 @@ function checkedPayload(
 }
 
 function prepared(attributes: Attributes, dataJson: string, to: Addressed): PreparedMessage {
-  const bytes = Buffer.byteLength(dataJson);
+  const bytes = dataJson.length * 3 <= to.payloadBytesMax ? 0 : Buffer.byteLength(dataJson);
   if (bytes > to.payloadBytesMax) {
     throw new MusterError("CONTRACT_VIOLATION", `the payload of ${attributes.type} is too large`, {
       details: [{ path: "data", message: `${bytes} bytes of at most ${to.payloadBytesMax}; send less` }],
@@ -181,15 +181,18 @@ function prepared(attributes: Attributes, dataJson: string, to: Addressed): Prep
 }
 
 function refuseLong(what: string, text: string): void {
-  if (Buffer.byteLength(text) <= shortStringBytesMax) return;
+  // a character is three bytes at most
+  if (text.length * 3 <= shortStringBytesMax || Buffer.byteLength(text) <= shortStringBytesMax) return;
   throw new MusterError("CONTRACT_VIOLATION", `the ${what} is longer than ${shortStringBytesMax} bytes`);
 }
 
+const mirrors = mirroredAttributes.map((name) => ({ name, header: `cloudEvents_${name}` }));
+
 function mirrored(attributes: Omit<Envelope, "data">): Record<string, string> {
   const headers: Record<string, string> = {};
-  for (const name of mirroredAttributes) {
+  for (const { name, header } of mirrors) {
     const value = attributes[name];
-    if (value !== undefined) headers[`cloudEvents_${name}`] = String(value);
+    if (value !== undefined) headers[header] = typeof value === "string" ? value : String(value);
   }
   return headers;
 }

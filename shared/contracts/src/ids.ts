@@ -17,24 +17,37 @@ export const timestamp = z.iso.datetime({ offset: false });
 export const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "must be a lower-case hex SHA-256");
 
 let lastMs = 0;
+let lastMsHex = "";
 let sequence = 0;
+
+const hexOfByte = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
+const randomBytesPerUuid = 10;
+/** Random bytes are fetched many at a time: asking for a few costs as much. */
+const pool = new Uint8Array(randomBytesPerUuid * 256);
+let used = pool.length;
 
 /** A UUIDv7 (RFC 9562 §5.7); ids made in one process sort in the order of their making. */
 export function uuidv7(nowMs: number = Date.now()): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  if (used === pool.length) {
+    crypto.getRandomValues(pool);
+    used = 0;
+  }
+  const at = used;
+  used += randomBytesPerUuid;
+  const random = (n: number): number => pool[at + n]!;
   if (nowMs > lastMs) {
     lastMs = nowMs;
-    sequence = ((bytes[6]! & 0x07) << 8) | bytes[7]!;
+    lastMsHex = "";
+    sequence = ((random(0) & 0x07) << 8) | random(1);
   } else if (++sequence > 0xfff) {
     lastMs += 1;
+    lastMsHex = "";
     sequence = 0;
   }
-  const ms = lastMs;
-  for (let i = 0; i < 6; i++) bytes[i] = Math.floor(ms / 2 ** (8 * (5 - i))) & 0xff;
-  bytes[6] = 0x70 | (sequence >> 8);
-  bytes[7] = sequence & 0xff;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  let hex = "";
-  for (const byte of bytes) hex += byte.toString(16).padStart(2, "0");
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+  if (lastMsHex === "") lastMsHex = Math.floor(lastMs).toString(16).padStart(12, "0");
+  const hex = (n: number): string => hexOfByte[random(n)]!;
+  const time = `${lastMsHex.slice(0, 8)}-${lastMsHex.slice(8)}`;
+  const counted = (0x7000 | sequence).toString(16);
+  const variant = hexOfByte[(random(2) & 0x3f) | 0x80]!;
+  return `${time}-${counted}-${variant}${hex(3)}-${hex(4)}${hex(5)}${hex(6)}${hex(7)}${hex(8)}${hex(9)}`;
 }

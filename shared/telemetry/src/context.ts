@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { randomBytes } from "node:crypto";
+import { randomFillSync } from "node:crypto";
 import { traceparent } from "@muster/contracts/envelope";
 import type { WorkContext } from "@muster/contracts/envelope";
 
@@ -20,7 +20,7 @@ const zeroSpan = "0".repeat(16);
 /** Whether W3C trace context allows it: well formed, neither id all zeros. */
 export function isTraceparent(text: string): boolean {
   return (
-    traceparent.safeParse(text).success && text.slice(3, 35) !== zeroTrace && text.slice(36, 52) !== zeroSpan
+    traceparent.safeParse(text).success && !text.startsWith(zeroTrace, 3) && !text.startsWith(zeroSpan, 36)
   );
 }
 
@@ -39,8 +39,16 @@ export function traceIdOf(text: string): string {
   return text.slice(3, 35);
 }
 
+/** Random bytes are fetched many at a time: asking for a few costs as much. */
+const pool = Buffer.alloc(4_096);
+let used = pool.length;
+
 function nonZeroHex(bytes: number): string {
-  const made = randomBytes(bytes);
-  if (made.every((byte) => byte === 0)) made[0] = 1;
-  return made.toString("hex");
+  if (used + bytes > pool.length) {
+    randomFillSync(pool);
+    used = 0;
+  }
+  const made = pool.toString("hex", used, used + bytes);
+  used += bytes;
+  return /[1-9a-f]/.test(made) ? made : `${"0".repeat(bytes * 2 - 1)}1`;
 }
