@@ -8,6 +8,7 @@ export interface WrittenMessage {
   readonly after: number | null;
 }
 
+/** Of messages that wait for the broker as a whole; not of those that one destination holds up. */
 export interface OutboxState {
   readonly depth: number;
   readonly oldestAgeMs: number;

@@ -22,6 +22,7 @@ const recheckMaxMs = 250;
 export class Poller {
   readonly #o: PollerOptions;
   readonly #depth;
+  readonly #heldBack;
   readonly #oldest;
   #seen: OutboxState = { depth: 0, oldestAgeMs: 0 };
   #timer: NodeJS.Timeout | undefined;
@@ -38,7 +39,11 @@ export class Poller {
     this.#o = o;
     this.#depth = o.metrics.gauge({
       name: "muster_outbox_depth",
-      help: "Rows of the outbox, 10 000 at most",
+      help: "Rows of the outbox that wait for the broker, 10 000 at most",
+    });
+    this.#heldBack = o.metrics.gauge({
+      name: "muster_outbox_held_back",
+      help: "Rows of the outbox that wait for one destination that does not take them: full, gone or stuck",
     });
     this.#oldest = o.metrics.gauge({
       name: "muster_outbox_oldest_seconds",
@@ -127,7 +132,8 @@ export class Poller {
     }));
     this.#seen = state;
     this.#depth.set(state.depth);
-    this.#oldest.set(state.oldestAgeMs / 1_000);
+    this.#heldBack.set(state.heldBack);
+    this.#oldest.set(state.oldestOfAllMs / 1_000);
     this.#backlog = limit > 0 && rows.length === limit;
     for (const row of rows) {
       // A follower of a row that is not here would only take room; it comes up again when its lease is over.

@@ -59,15 +59,41 @@ function messageOf(row: ClaimedRow): PreparedMessage {
   };
 }
 
-export async function measureOutbox(tx: Tx): Promise<{ depth: number; oldestAgeMs: number }> {
-  const [row] = await tx.query<{ depth: number; oldest_ms: number | null }>(
-    `SELECT (SELECT count(*) FROM (SELECT id FROM outbox LIMIT ${outboxDepthMax}) o) AS depth,
-       (SELECT extract(epoch FROM clock_timestamp() - created_at)::float8 * 1000
-          FROM outbox ORDER BY id LIMIT 1) AS oldest_ms`,
+export interface OutboxMeasure {
+  /** Rows that wait for the broker, and the age of the oldest of them. */
+  readonly depth: number;
+  readonly oldestAgeMs: number;
+  /** Rows whose own destination does not take them (full, gone, stuck), and those of the same keys behind them. */
+  readonly heldBack: number;
+  /** Age of the oldest row of all. */
+  readonly oldestOfAllMs: number;
+}
+
+/** Tells rows that everybody waits for from rows that only one destination holds up: these must not slow others. */
+export async function measureOutbox(tx: Tx): Promise<OutboxMeasure> {
+  const [row] = await tx.query<{ all_rows: number; depth: number; moving_ms: number; oldest_ms: number }>(
+    `WITH looked AS MATERIALIZED (
+       SELECT id, ordering_key, attempts, created_at FROM outbox ORDER BY id LIMIT ${outboxDepthMax}
+     ), held AS (
+       SELECT ordering_key, min(id) AS id FROM looked WHERE attempts > 0 AND ordering_key IS NOT NULL GROUP BY 1
+     ), told AS (
+       SELECT extract(epoch FROM clock_timestamp() - l.created_at)::float8 * 1000 AS age_ms,
+         l.attempts = 0 AND h.id IS NULL AS moves
+       FROM looked l LEFT JOIN held h ON h.ordering_key = l.ordering_key AND h.id < l.id
+     )
+     SELECT count(*)::int AS all_rows, count(*) FILTER (WHERE moves)::int AS depth,
+       coalesce(max(age_ms) FILTER (WHERE moves), 0) AS moving_ms, coalesce(max(age_ms), 0) AS oldest_ms FROM told`,
     [],
     { name: "muster_outbox_measure" },
   );
-  return { depth: row?.depth ?? 0, oldestAgeMs: Math.max(0, row?.oldest_ms ?? 0) };
+  const { all_rows = 0, depth = 0, moving_ms = 0, oldest_ms = 0 } = row ?? {};
+  return {
+    // what lies beyond the look is unknown: then all count
+    depth: all_rows < outboxDepthMax ? depth : all_rows,
+    oldestAgeMs: Math.max(0, moving_ms),
+    heldBack: all_rows - depth,
+    oldestOfAllMs: Math.max(0, oldest_ms),
+  };
 }
 
 export async function deleteOutbox(tx: Tx, ids: readonly number[]): Promise<void> {

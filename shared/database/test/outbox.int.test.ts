@@ -285,6 +285,18 @@ describe("the outbox relay", () => {
     expect(await kit.outboxIds()).to.include.members(stuck.map((one) => one.id));
   });
 
+  it("does not count what one destination holds up as waiting for the broker", async () => {
+    const database = await kit.open();
+    const relay = await kit.relay(database, {
+      pollMs: 50,
+      publish: (one) => Promise.resolve(one.orderingKey === "stuck" ? bad("nacked") : routed),
+    });
+    const stuck = Array.from({ length: 50 }, () => message({ orderingKey: "stuck" }));
+    await database.transaction("system", async (tx) => tx.publish(...stuck));
+    await eventually(() => relay.state().depth === 0 && relay.state().oldestAgeMs === 0, 20_000);
+    expect(await kit.outboxIds()).to.have.length(50);
+  });
+
   it("gives back on close what it could not publish, and finishes what was under way", async () => {
     const database = await kit.open();
     const end = gate();
