@@ -68,7 +68,8 @@ export interface System {
   makeTenant(tenant: string, email: string): Promise<string>;
   /** Everything that was logged by a service or agent. */
   logOf(name: string): Promise<string>;
-  close(): Promise<void>;
+  /** `keep` leaves the folder with logs and journals in place. */
+  close(o?: { keep: boolean }): Promise<void>;
 }
 
 export async function openSystem(options: SystemOptions = {}): Promise<System> {
@@ -108,13 +109,13 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
     services[name].start();
   }
   const agents: RunningAgent[] = [];
-  const close = async (): Promise<void> => {
+  const close = async ({ keep } = { keep: process.env.MUSTER_TEST_KEEP !== undefined }): Promise<void> => {
     await Promise.all(agents.map((agent) => agent.process.stop()));
     await endLeftWork(agents.map((agent) => agent.home));
     for (const name of [...serviceNames].reverse()) await services[name].stop();
     await database.destroy();
     await vhost.destroy();
-    if (process.env.MUSTER_TEST_KEEP === undefined) await rm(folder, { recursive: true, force: true });
+    if (!keep) await rm(folder, { recursive: true, force: true });
   };
   try {
     await Promise.all(serviceNames.map((name) => services[name].ready()));

@@ -17,6 +17,8 @@ export interface ModelOptions {
   readonly mayDie?: (letter: DeadLetter) => boolean;
   /** How long one `accept` goes on without an answer before it stays `maybe`. */
   readonly acceptMs?: number;
+  /** Sends every request, for whoever wants to count them. */
+  readonly fetch?: typeof fetch;
 }
 
 export interface CheckOptions {
@@ -71,6 +73,7 @@ export function openModel(system: System, options: ModelOptions = {}): Model {
   const client = createClient({
     ...{ baseUrl: system.gatewayUrl, token: system.apiKey },
     ...{ attemptsMax: 1, timeoutMs: 10_000 },
+    ...(options.fetch === undefined ? {} : { fetch: options.fetch }),
   });
   const entries: Entry[] = [];
 
