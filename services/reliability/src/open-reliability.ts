@@ -22,6 +22,7 @@ import { replayingMany } from "./dead-letters/replay-many.ts";
 import { replaying } from "./dead-letters/replay.ts";
 import { openLeader } from "./leader/leader.ts";
 import { openMirror } from "./mirror/mirror.ts";
+import { openRestorer } from "./mirror/restore.ts";
 import { openFleetSize } from "./presence/fleet-size.ts";
 import { hearing } from "./presence/heartbeats.ts";
 import { nextHeartbeatMs } from "./presence/interval.ts";
@@ -53,18 +54,16 @@ export async function openReliability(o: ReliabilityOptions): Promise<void> {
   );
   // The mirror asks who leads; who leads is known last.
   let leads = () => false;
-  own(
-    "mirror",
-    await openMirror({
-      topology,
-      target: { amqpUrl: config.MUSTER_AMQP_URL, managementUrl: config.MUSTER_MANAGEMENT_URL },
-      everyMs: config.MUSTER_RELIABILITY_MIRROR_INTERVAL_MS,
-      leads: () => leads(),
-      logger,
-      metrics,
-    }),
-    (mirror) => mirror.health(),
-  );
+  const mirroring = {
+    topology,
+    target: { amqpUrl: config.MUSTER_AMQP_URL, managementUrl: config.MUSTER_MANAGEMENT_URL },
+    everyMs: config.MUSTER_RELIABILITY_MIRROR_INTERVAL_MS,
+    leads: () => leads(),
+    logger,
+    metrics,
+  };
+  own("mirror", await openMirror(mirroring), (mirror) => mirror.health());
+  own("restorer", openRestorer(mirroring));
   const fleet = own(
     "fleet size",
     openFleetSize({ database, everyMs: config.MUSTER_RELIABILITY_PRESENCE_INTERVAL_MS * 5, logger, metrics }),

@@ -245,6 +245,24 @@ describe("the leader's other work", () => {
   });
 });
 
+describe("the topology", () => {
+  it("is declared again where a queue, an exchange or a binding was deleted by hand", async () => {
+    const ground = await setupGround();
+    const service = await startReliability(ground, {});
+    for (const queue of ["auth.requests", "vm-ops.agents"]) await ground.vhost.deleteQueue(queue);
+    await ground.vhost.call("DELETE", "/exchanges/{vhost}/muster.vm-ops.events");
+    const bindings = async () => {
+      const rows = await ground.vhost.call("GET", "/queues/{vhost}/vm-ops.agents/bindings");
+      return (rows as { source: string }[]).filter(({ source }) => source === "muster.agents");
+    };
+    await eventually(async () => (await bindings()).length === 4, 20_000);
+    await ground.vhost.call("GET", "/queues/{vhost}/auth.requests");
+    await ground.vhost.call("GET", "/exchanges/{vhost}/muster.vm-ops.events");
+    const restored = await metricOf(service.metrics, "muster_topology_restored_total", { what: "queue" });
+    expect(restored).to.equal(2);
+  });
+});
+
 describe("the process", () => {
   it("names variable, bound and value, and does not start, when a threshold is below its bound", async () => {
     const main = fileURLToPath(new URL("../src/main.js", import.meta.url));
