@@ -1,10 +1,18 @@
-import { amqpUrl, databaseUrl } from "@muster/service/known-settings";
+import { tenantId } from "@muster/contracts/ids";
+import { amqpUrl, authMode, databaseUrl, shadowTenantId } from "@muster/service/known-settings";
 import { duration, integer, setting } from "@muster/service/settings";
 import { z } from "zod";
 
 export const settings = {
   MUSTER_AMQP_URL: amqpUrl,
   MUSTER_DATABASE_URL: databaseUrl,
+  AUTH_MODE: authMode,
+  MUSTER_SHADOW_TENANT_ID: shadowTenantId,
+  MUSTER_AUTH_OPERATOR_TENANT_ID: setting({
+    schema: tenantId,
+    help: "The operator's tenant: its owners may make tenants",
+    default: "default",
+  }),
   MUSTER_AUTH_POOL_MAX: integer({ help: "Database connections", min: 1, max: 100, default: 5 }),
   MUSTER_AUTH_STATEMENT_TIMEOUT_MS: duration({
     help: "How long one statement may take",

@@ -1,8 +1,10 @@
 import { openBroker } from "@muster/broker/broker";
 import { openDatabase } from "@muster/database/database";
+import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
 import { settings } from "./config.ts";
 import { openAuth } from "./open-auth.ts";
+import { findPublished } from "./signing/store.ts";
 
 await startService({ name: "auth", settings, env: process.env, argv: process.argv }, async (service) => {
   const { config, logger, metrics } = service;
@@ -19,9 +21,26 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     }),
     (opened) => opened.health(),
   );
+  const verifier = service.own(
+    "verifier",
+    openVerifier({
+      fetchKeys: () => database.transaction("system", findPublished, { readOnly: true }),
+      mode: config.AUTH_MODE,
+      shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+      logger,
+      metrics,
+    }),
+  );
   const broker = service.own(
     "broker",
-    await openBroker({ url: config.MUSTER_AMQP_URL, name: "auth", service: "auth", logger, metrics }),
+    await openBroker({
+      url: config.MUSTER_AMQP_URL,
+      name: "auth",
+      service: "auth",
+      identify: (token) => verifier.verify(token),
+      logger,
+      metrics,
+    }),
     (opened) => opened.health(),
   );
   await openAuth({
@@ -29,6 +48,8 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     broker,
     keyEncryptionKey: config.MUSTER_AUTH_KEY_ENCRYPTION_KEY,
     tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+    operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
+    shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
     logger,
   });
 });

@@ -1,19 +1,26 @@
 import type { Broker, RequestHandlers } from "@muster/broker/broker";
+import { serviceAccountView, userView } from "@muster/contracts/accounts";
 import { authRequests } from "@muster/contracts/auth";
 import type { Database } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
+import { accountsOf } from "./accounts/manage.ts";
+import { serviceAccountViewOf, userViewOf } from "./accounts/store.ts";
 import { exchangeApiKeys } from "./api-keys/exchange.ts";
+import { createApiKey, getApiKey, listApiKeys, revokeApiKey } from "./api-keys/manage.ts";
 import { apiKeyStore } from "./api-keys/store.ts";
 import { openActiveKey } from "./signing/active-key.ts";
 import { Minter } from "./signing/minter.ts";
 import { sealerOf } from "./signing/sealed.ts";
 import { findPublished } from "./signing/store.ts";
+import { createTenant, listTenants } from "./tenants/manage.ts";
 
 export interface AuthOptions {
   readonly database: Database;
   readonly broker: Pick<Broker, "serve">;
   readonly keyEncryptionKey: Buffer;
   readonly tokenTtlSeconds: number;
+  readonly operatorTenantId: string;
+  readonly shadowTenantId: string;
   readonly logger: Logger;
 }
 
@@ -29,8 +36,60 @@ export async function openAuth(o: AuthOptions): Promise<{ kid: string }> {
       mint: (id, principal, notAfter) => minter.mint(id, principal, notAfter),
     }),
     getKeys: () => database.transaction("system", findPublished, { readOnly: true }),
+    ...keyHandlers(database),
+    ...accountHandlers(database),
+    createTenant: (payload, context) => createTenant(o, payload, context),
+    listTenants: (payload, context) => listTenants(database, payload, context),
   };
   await broker.serve("auth", authRequests, handlers);
   o.logger.info({ kid: key.kid }, "signs with this key");
   return { kid: key.kid };
+}
+
+type Handlers = RequestHandlers<typeof authRequests>;
+
+function keyHandlers(
+  database: Database,
+): Pick<Handlers, "createApiKey" | "listApiKeys" | "getApiKey" | "revokeApiKey"> {
+  return {
+    createApiKey: (payload, context) => createApiKey(database, payload, context),
+    listApiKeys: (payload, context) => listApiKeys(database, payload, context),
+    getApiKey: ({ id }, context) => getApiKey(database, id, context),
+    revokeApiKey: ({ id }, context) => revokeApiKey(database, id, context),
+  };
+}
+
+type AccountRequest = `${"create" | "get" | "update" | "disable"}${"User" | "ServiceAccount"}`;
+
+function accountHandlers(
+  database: Database,
+): Pick<Handlers, AccountRequest | "listUsers" | "listServiceAccounts"> {
+  const users = accountsOf(database, { kind: "user", view: userView, viewOf: userViewOf });
+  const accounts = accountsOf(database, {
+    kind: "service-account",
+    view: serviceAccountView,
+    viewOf: serviceAccountViewOf,
+  });
+  return {
+    async createUser({ user, idempotency_key: key }, context) {
+      const { answer, replayed } = await users.create(
+        { ...user, name: user.name ?? user.email },
+        key,
+        context,
+      );
+      return { user: answer, replayed };
+    },
+    listUsers: (payload, context) => users.list(payload, context),
+    getUser: ({ id }, context) => users.get(id, context),
+    updateUser: ({ id, change }, context) => users.update(id, change, context),
+    disableUser: ({ id }, context) => users.disable(id, context),
+    async createServiceAccount({ service_account, idempotency_key: key }, context) {
+      const { answer, replayed } = await accounts.create(service_account, key, context);
+      return { service_account: answer, replayed };
+    },
+    listServiceAccounts: (payload, context) => accounts.list(payload, context),
+    getServiceAccount: ({ id }, context) => accounts.get(id, context),
+    updateServiceAccount: ({ id, change }, context) => accounts.update(id, change, context),
+    disableServiceAccount: ({ id }, context) => accounts.disable(id, context),
+  };
 }

@@ -1,94 +1,27 @@
 import { execFile } from "node:child_process";
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { openBroker } from "@muster/broker/broker";
-import { applyTopology } from "@muster/broker/topology-apply";
 import { apiKeyPattern, authRequests } from "@muster/contracts/auth";
-import { MusterError } from "@muster/contracts/errors";
-import { meshWith } from "@muster/contracts/mesh";
-import { topologyOf } from "@muster/contracts/topology";
 import { checkIsolation } from "@muster/database/catalogue";
-import { openDatabase } from "@muster/database/database";
-import type { Database } from "@muster/database/database";
 import { openVerifier } from "@muster/identity/verify";
-import { openLogger } from "@muster/telemetry/logger";
-import { createMetrics } from "@muster/telemetry/metrics";
 import { setupDatabase } from "@muster/testing/database";
-import type { TestDatabase } from "@muster/testing/database";
-import { setupVhost } from "@muster/testing/vhost";
-import type { Vhost } from "@muster/testing/vhost";
 import { expect } from "chai";
-import { openAuth } from "../src/open-auth.ts";
 import { openActiveKey } from "../src/signing/active-key.ts";
 import { sealerOf } from "../src/signing/sealed.ts";
 import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
-
-const logger = openLogger({ service: "test", level: "silent" });
-const metrics = createMetrics({ service: "test" });
-const keyEncryptionKey = randomBytes(32);
-const context = { correlationId: "test" };
-const migrations = [
-  { schema: "auth", directory: fileURLToPath(new URL("../../migrations", import.meta.url)) },
-];
-
-function open(url: string): Promise<Database> {
-  const options = {
-    url,
-    schema: "auth",
-    applicationName: "auth-test",
-    poolMax: 4,
-    statementTimeoutMs: 5_000,
-  };
-  return openDatabase({ ...options, logger, metrics });
-}
-
-interface Setup {
-  readonly postgres: TestDatabase;
-  readonly vhost: Vhost;
-  readonly database: Database;
-  exchange(key: string): ReturnType<typeof ask>;
-  readonly broker: Awaited<ReturnType<typeof openBroker>>;
-  close(): Promise<void>;
-}
-
-async function ask(broker: Setup["broker"], key: string) {
-  const prefix = key.split("_")[1] ?? "";
-  const key_sha256 = createHash("sha256").update(key).digest("hex");
-  return await broker.request(authRequests.exchangeApiKey, { prefix, key_sha256 }, context);
-}
-
-async function setup(): Promise<Setup> {
-  const [postgres, vhost] = await Promise.all([setupDatabase({ migrations }), setupVhost()]);
-  await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 3, lengthMax: 1_000 })), vhost);
-  const database = await open(postgres.urlFor("auth"));
-  const broker = await openBroker({ url: vhost.amqpUrl, name: "auth", service: "auth", logger, metrics });
-  await openAuth({ database, broker, keyEncryptionKey, tokenTtlSeconds: 600, logger });
-  return {
-    postgres,
-    vhost,
-    database,
-    broker,
-    exchange: (key) => ask(broker, key),
-    async close() {
-      await broker.close();
-      await database.close();
-      await Promise.all([postgres.destroy(), vhost.destroy()]);
-    },
-  };
-}
-
-async function codeOf(work: Promise<unknown>): Promise<string> {
-  return await work.then(
-    () => "none",
-    (error: unknown) => (error instanceof MusterError ? error.code : String(error)),
-  );
-}
-
-async function makeKey(database: Database, tenantId: string): Promise<string> {
-  const made = await ensureFirstOwner(database, { tenantId, email: "owner@example.org", newKey: true });
-  return made.owner.api_key ?? "";
-}
+import {
+  codeOf,
+  context,
+  keyEncryptionKey,
+  logger,
+  makeKey,
+  metrics,
+  migrations,
+  open,
+  setup,
+} from "./setup.ts";
+import type { Setup } from "./setup.ts";
 
 describe("auth", function () {
   this.timeout(60_000);

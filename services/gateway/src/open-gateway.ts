@@ -16,6 +16,7 @@ import { ApiKeys } from "./identity/api-keys.ts";
 import { identifyBearer } from "./identity/authenticate.ts";
 import { keyDocument } from "./identity/key-document.ts";
 import { LiveHints } from "./output/hints.ts";
+import { accountHandlers } from "./routes/accounts.ts";
 import { commandHandlers } from "./routes/commands.ts";
 import { identityHandlers } from "./routes/identity.ts";
 import { outputHandlers } from "./routes/output.ts";
@@ -62,6 +63,7 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
   const hints = await LiveHints.open(broker);
   const handlers: Handlers<typeof routes> = {
     ...identityHandlers({ apiKeys }),
+    ...accountHandlers({ ask }),
     ...vmHandlers({ ask }),
     ...commandHandlers({ ask }),
     ...outputHandlers({

@@ -33,12 +33,16 @@ describe("every route, before its owner is asked,", function () {
   after(() => s.close());
 
   for (const [key, route] of declared.filter(([, { access }]) => access !== "public")) {
-    it(`${key}: refuses no token, garbage, an unknown key and an expired token, each by its code`, async () => {
+    it(`${key}: refuses no token, garbage, unknown and revoked keys, expired tokens and those for others, each by its code`, async () => {
       const unknownKey = `mk_abcdefghij_${randomBytes(32).toString("base64url")}`;
       const expired = await s.issuer.token("owner", { expiresInSeconds: -60 });
+      const elsewhere = await s.issuer.token("owner", { audience: "another-service" });
+      const stranger = await s.issuer.token("owner", { issuer: "https://another.issuer" });
+      const revoked = s.newKey("owner");
+      s.revokeKey(revoked);
       const invalid = { status: 401, code: "INVALID_OR_MISSING_BEARER_TOKEN" };
       expect(await send(s, route)).to.deep.equal({ status: 401, code: "MISSING_BEARER_TOKEN" });
-      for (const bearer of ["garbage", "a.b.c", unknownKey, expired]) {
+      for (const bearer of ["garbage", "a.b.c", unknownKey, revoked, expired, elsewhere, stranger]) {
         expect(await send(s, route, bearer), bearer).to.deep.equal(invalid);
       }
     });

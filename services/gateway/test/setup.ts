@@ -26,13 +26,16 @@ function setupIssuer() {
   const { publicKey, privateKey } = generateKeyPairSync("ed25519");
   const { crv = "", x = "" } = publicKey.export({ format: "jwk" });
   const keys = [{ kty: "OKP", crv, x, kid: "k1", alg: "EdDSA", use: "sig" as const }];
-  const token = (role: Role, o: { expiresInSeconds?: number; tenantId?: string } = {}): Promise<string> => {
+  const token = (
+    role: Role,
+    o: { expiresInSeconds?: number; tenantId?: string; audience?: string; issuer?: string } = {},
+  ): Promise<string> => {
     const nowSeconds = Math.floor(Date.now() / 1_000);
     const expiresAt = nowSeconds + (o.expiresInSeconds ?? 600);
     return new SignJWT({ tenant_id: o.tenantId ?? "acme", roles: [role], permissions: [] })
       .setProtectedHeader({ alg: "EdDSA", kid: "k1", typ: accessTokenType })
-      .setIssuer(accessTokenIssuer)
-      .setAudience(accessTokenAudience)
+      .setIssuer(o.issuer ?? accessTokenIssuer)
+      .setAudience(o.audience ?? accessTokenAudience)
       .setSubject("user:test")
       .setJti(uuidv7())
       .setIssuedAt(Math.min(nowSeconds, expiresAt) - 1)
@@ -42,6 +45,10 @@ function setupIssuer() {
   return { keys, token };
 }
 
+/** What the gateway asks on its own account. */
+const { exchangeApiKey, getKeys } = authRequests;
+const asked = { exchangeApiKey, getKeys };
+
 /** A peer that answers as a key's owner; a key that it does not know is refused. */
 export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: string[]) {
   const known = new Map<string, Role>();
@@ -50,7 +57,10 @@ export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: stri
     known.set(createHash("sha256").update(key).digest("hex"), role);
     return key;
   };
-  const handlers: RequestHandlers<typeof authRequests> = {
+  const revoke = (key: string): void => {
+    known.delete(createHash("sha256").update(key).digest("hex"));
+  };
+  const handlers: RequestHandlers<typeof asked> = {
     exchangeApiKey: (items) =>
       Promise.all(
         items.map(async ({ payload }) => {
@@ -68,7 +78,7 @@ export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: stri
       ),
     getKeys: () => Promise.resolve({ keys: issuer.keys }),
   };
-  return { newKey, handlers };
+  return { newKey, revoke, handlers };
 }
 
 export interface SetupOptions {
@@ -99,7 +109,7 @@ export async function setup(o: SetupOptions = {}) {
     metrics: createMetrics({ service: "test" }),
     identify: (token) => verifier.verify(token),
   });
-  if (o.serveAuth !== false) await peers.serve("auth", authRequests, auth.handlers);
+  if (o.serveAuth !== false) await peers.serve("auth", asked, auth.handlers);
   const metrics = createMetrics({ service: "gateway" });
   const config = readSettings(settings, { MUSTER_AMQP_URL: link.url, MUSTER_GATEWAY_PORT: "0", ...o.env });
   const broker = await openBroker({ url: link.url, name: "gateway", service: "gateway", logger, metrics });
@@ -109,6 +119,7 @@ export async function setup(o: SetupOptions = {}) {
     issuer,
     exchanged,
     newKey: auth.newKey,
+    revokeKey: auth.revoke,
     peers,
     link,
     broker,

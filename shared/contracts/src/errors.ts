@@ -78,6 +78,36 @@ export const errorCodes = {
     retriable: false,
     sentence: "No such dead letter in this tenant; see GET /api/v1/reliability/dead-letters.",
   },
+  API_KEY_NOT_FOUND: {
+    status: 404,
+    retriable: false,
+    sentence: "No such API key among those that you may see; see GET /api/v1/auth/api-keys.",
+  },
+  ACCOUNT_NOT_FOUND: {
+    status: 404,
+    retriable: false,
+    sentence: "No such user or service account in this tenant; see GET /api/v1/users or /service-accounts.",
+  },
+  ACCOUNT_DISABLED: {
+    status: 409,
+    retriable: false,
+    sentence: "The user or service account is disabled and takes no change; make another.",
+  },
+  USER_ALREADY_EXISTS: {
+    status: 409,
+    retriable: false,
+    sentence: "A user with this email address is in this tenant, perhaps disabled; see GET /api/v1/users.",
+  },
+  TENANT_ALREADY_EXISTS: {
+    status: 409,
+    retriable: false,
+    sentence: "A tenant with this id exists; choose another id.",
+  },
+  LAST_OWNER: {
+    status: 409,
+    retriable: false,
+    sentence: "This is the tenant's last owner; make another user an owner first.",
+  },
   VM_ALREADY_REGISTERED: {
     status: 409,
     retriable: false,

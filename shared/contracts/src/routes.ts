@@ -10,7 +10,6 @@ import {
 import { actionName } from "./actions.ts";
 import { timestamp, uuid } from "./ids.ts";
 import { followedPage, outputPosition } from "./output-stream.ts";
-import { principal } from "./principal.ts";
 import {
   deadLetterDetail,
   deadLetterStates,
@@ -20,6 +19,7 @@ import {
   sweepRequest,
 } from "./reliability.ts";
 import { defineRoute, pageFields } from "./route.ts";
+import { authRoutes } from "./routes/auth.ts";
 import { commandRequest, sweepReport, vmChange, vmRegistration } from "./vm-ops.ts";
 
 const api = "/api/v1";
@@ -51,31 +51,7 @@ const deadLetterQuery = {
 
 /** Every HTTP route of the system, by the key of its handler in the gateway. */
 export const routes = {
-  whoami: defineRoute({
-    method: "GET",
-    path: `${api}/auth/whoami`,
-    summary: "Who the token says you are.",
-    tag: "auth",
-    access: "any",
-    status: 200,
-    reply: principal,
-    codes: [],
-  }),
-  exchangeApiKey: defineRoute({
-    method: "POST",
-    path: `${api}/auth/token`,
-    summary: "Exchange an API key, sent as the bearer, for a short-lived access token.",
-    tag: "auth",
-    access: "any",
-    status: 200,
-    reply: z.object({
-      access_token: z.string(),
-      token_type: z.literal("Bearer"),
-      expires_in_seconds: z.number().int(),
-      principal,
-    }),
-    codes: [],
-  }),
+  ...authRoutes,
   registerVm: defineRoute({
     method: "POST",
     path: `${api}/vms`,

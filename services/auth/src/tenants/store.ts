@@ -1,3 +1,4 @@
+import type { TenantView } from "@muster/contracts/accounts";
 import type { Database, Tx } from "@muster/database/database";
 import { DataTypes } from "sequelize";
 import type { Model, ModelStatic } from "sequelize";
@@ -44,4 +45,32 @@ export function tenantStore(database: Database): TenantStore {
       return found === null ? undefined : z.object({ id: z.string() }).parse(found.get());
     },
   };
+}
+
+const tenantRow = z.object({
+  tenant_id: z.string(),
+  state: z.enum(["active", "suspended"]),
+  created_at: z.date(),
+});
+export type TenantRow = z.output<typeof tenantRow>;
+
+export const tenantViewOf = (row: TenantRow): TenantView => ({
+  ...row,
+  created_at: row.created_at.toISOString(),
+});
+
+/** Undefined when there is one of this id. */
+export async function insertTenant(tx: Tx, tenantId: string): Promise<TenantRow | undefined> {
+  const rows = await tx.query(
+    "INSERT INTO tenants (tenant_id) VALUES ($1) ON CONFLICT DO NOTHING RETURNING tenant_id, state, created_at",
+    [tenantId],
+  );
+  return rows[0] === undefined ? undefined : tenantRow.parse(rows[0]);
+}
+
+export async function listTenantRows(tx: Tx, tenantId: string): Promise<TenantRow[]> {
+  const rows = await tx.query("SELECT tenant_id, state, created_at FROM tenants WHERE tenant_id = $1", [
+    tenantId,
+  ]);
+  return rows.map((row) => tenantRow.parse(row));
 }

@@ -1,0 +1,133 @@
+import { createHash, randomBytes } from "node:crypto";
+import { fileURLToPath } from "node:url";
+import { openBroker } from "@muster/broker/broker";
+import type { Broker } from "@muster/broker/broker";
+import { applyTopology } from "@muster/broker/topology-apply";
+import { authRequests } from "@muster/contracts/auth";
+import type { PayloadInputOf, ReplyOf, RequestContract } from "@muster/contracts/define";
+import { MusterError } from "@muster/contracts/errors";
+import { uuidv7 } from "@muster/contracts/ids";
+import { meshWith } from "@muster/contracts/mesh";
+import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
+import type { Role } from "@muster/contracts/principal";
+import { topologyOf } from "@muster/contracts/topology";
+import { openDatabase } from "@muster/database/database";
+import type { Database } from "@muster/database/database";
+import { openVerifier } from "@muster/identity/verify";
+import { openLogger } from "@muster/telemetry/logger";
+import { createMetrics } from "@muster/telemetry/metrics";
+import { setupDatabase } from "@muster/testing/database";
+import type { TestDatabase } from "@muster/testing/database";
+import { setupVhost } from "@muster/testing/vhost";
+import type { Vhost } from "@muster/testing/vhost";
+import { SignJWT } from "jose";
+import { openAuth } from "../src/open-auth.ts";
+import { openActiveKey } from "../src/signing/active-key.ts";
+import { sealerOf } from "../src/signing/sealed.ts";
+import { findPublished } from "../src/signing/store.ts";
+import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
+
+export const logger = openLogger({ service: "test", level: "silent" });
+export const metrics = createMetrics({ service: "test" });
+export const keyEncryptionKey = randomBytes(32);
+export const context = { correlationId: "test" };
+export const migrations = [
+  { schema: "auth", directory: fileURLToPath(new URL("../../migrations", import.meta.url)) },
+];
+
+export function open(url: string): Promise<Database> {
+  const options = {
+    url,
+    schema: "auth",
+    applicationName: "auth-test",
+    poolMax: 4,
+    statementTimeoutMs: 5_000,
+  };
+  return openDatabase({ ...options, logger, metrics });
+}
+
+export interface Claims {
+  readonly tenantId: string;
+  readonly subject: string;
+  readonly role: Role;
+  readonly permissions?: readonly string[];
+  readonly audience?: string;
+  readonly expiresInSeconds?: number;
+}
+
+export interface Setup {
+  readonly postgres: TestDatabase;
+  readonly vhost: Vhost;
+  readonly database: Database;
+  readonly broker: Broker;
+  exchange(key: string): Promise<ReplyOf<typeof authRequests.exchangeApiKey>>;
+  /** Asks as whoever holds this token. */
+  as<C extends RequestContract>(
+    token: string | undefined,
+    contract: C,
+    payload: PayloadInputOf<C>,
+  ): Promise<ReplyOf<C>>;
+  /** A token by the key that signs, whatever its claims. */
+  sign(claims: Claims): Promise<string>;
+  close(): Promise<void>;
+}
+
+/** auth as it runs, on a broker and a database of its own. */
+export async function setup(): Promise<Setup> {
+  const [postgres, vhost] = await Promise.all([setupDatabase({ migrations }), setupVhost()]);
+  await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 3, lengthMax: 1_000 })), vhost);
+  const database = await open(postgres.urlFor("auth"));
+  const shadowTenantId = "shadow-tenant";
+  const fetchKeys = () => database.transaction("system", findPublished, { readOnly: true });
+  const verifier = openVerifier({ fetchKeys, mode: "enforced", shadowTenantId, logger, metrics });
+  const identify = (token: string | undefined) => verifier.verify(token);
+  const connection = { url: vhost.amqpUrl, name: "auth", service: "auth", identify } as const;
+  const broker = await openBroker({ ...connection, logger, metrics });
+  const tenants = { operatorTenantId: "default", shadowTenantId };
+  await openAuth({ database, broker, keyEncryptionKey, tokenTtlSeconds: 600, ...tenants, logger });
+  const signing = await openActiveKey(database, sealerOf(keyEncryptionKey));
+  return {
+    postgres,
+    vhost,
+    database,
+    broker,
+    exchange(key) {
+      const prefix = key.split("_")[1] ?? "";
+      const key_sha256 = createHash("sha256").update(key).digest("hex");
+      return broker.request(authRequests.exchangeApiKey, { prefix, key_sha256 }, context);
+    },
+    as: (token, contract, payload) => broker.request(contract, payload, { ...context, identity: token }),
+    sign(claims) {
+      const nowSeconds = Math.floor(Date.now() / 1_000);
+      const { tenantId: tenant_id, role, permissions = [] } = claims;
+      return new SignJWT({ tenant_id, roles: [role], permissions })
+        .setProtectedHeader({ alg: signing.alg, kid: signing.kid, typ: accessTokenType })
+        .setIssuer(accessTokenIssuer)
+        .setAudience(claims.audience ?? accessTokenAudience)
+        .setSubject(claims.subject)
+        .setJti(uuidv7())
+        .setIssuedAt(nowSeconds - 120)
+        .setExpirationTime(nowSeconds + (claims.expiresInSeconds ?? 600))
+        .sign(signing.privateKey);
+    },
+    async close() {
+      await broker.close();
+      await verifier.close();
+      await database.close();
+      await Promise.all([postgres.destroy(), vhost.destroy()]);
+    },
+  };
+}
+
+export async function codeOf(work: Promise<unknown>): Promise<string> {
+  return await work.then(
+    () => "none",
+    (error: unknown) => (error instanceof MusterError ? error.code : String(error)),
+  );
+}
+
+/** A key of the tenant's owner; makes the tenant where it is missing. */
+export async function makeKey(database: Database, tenantId: string): Promise<string> {
+  const made = await ensureFirstOwner(database, { tenantId, email: "owner@example.org", newKey: true });
+  return made.owner.api_key ?? "";
+}
