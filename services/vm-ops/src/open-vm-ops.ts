@@ -88,7 +88,7 @@ async function openParts({ config, database, broker, logger, metrics: registry, 
     "outbox relay",
     await openOutboxRelay({
       database,
-      publish: (message) => broker.publish(message),
+      publish: (message) => queues.publish(message),
       onRouted: async (tx, rows) => {
         const confirmed = await confirmDoorbells(tx, rows);
         for (const id of confirmed) hints.changed(id);

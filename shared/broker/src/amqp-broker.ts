@@ -21,7 +21,7 @@ import type { ConnectionState, SupervisedConnection } from "./connection.ts";
 import { QueueConsumer, type Consumer, type ConsumeOptions, type RawDelivery } from "./consume.ts";
 import { combined, unhealthy, type Health } from "./health.ts";
 import { HintWatch, TransientPublisher, type Watch } from "./hints.ts";
-import type { Instruments } from "./instruments.ts";
+import { queueLabel, type Instruments } from "./instruments.ts";
 import { prepareRequest } from "./prepare.ts";
 import { Publisher } from "./publisher.ts";
 import { deleteQueue, ensureVmQueue, queueExists } from "./queues.ts";
@@ -33,6 +33,7 @@ import {
   type RequestHandlers,
   type ServerOptions,
 } from "./serve.ts";
+import { deleteStuck, stuckQueues, type ProbeOptions } from "./stuck-queues.ts";
 import { Subscriber, type EventHandlers, type Runner } from "./subscribe.ts";
 
 /** Wires the parts of one process together over its two connections. */
@@ -233,6 +234,21 @@ export class AmqpBroker implements Broker {
 
   ensureVmQueue(name: string): Promise<void> {
     return ensureVmQueue(this.#publishing, name, this.#options.vmQueue?.type ?? "quorum");
+  }
+
+  async repairVmQueues(names: readonly string[], options?: ProbeOptions): Promise<string[]> {
+    if (names.length === 0 || this.#options.vmQueue?.type === "classic") return [];
+    const { url, logger } = this.#options;
+    const amqpUrl = typeof url === "string" ? url : await url();
+    const stuck = await stuckQueues(amqpUrl, names, options);
+    if (stuck.length === 0) return [];
+    await deleteStuck(amqpUrl, stuck);
+    for (const queue of stuck) {
+      await this.ensureVmQueue(queue);
+      this.#instruments.queueRepairs.inc({ queue: queueLabel(queue) });
+      logger.error({ event: "queue_repaired", queue }, "a queue answered nothing any more; it was made anew");
+    }
+    return stuck;
   }
 
   deleteQueue(name: string, options?: { ifEmpty?: boolean }): Promise<void> {

@@ -21,6 +21,7 @@ import { createInstruments } from "./instruments.ts";
 import type { VmQueueType } from "./queues.ts";
 import type { Publisher } from "./publisher.ts";
 import type { ReportHandlers, RequestHandlers } from "./serve.ts";
+import type { ProbeOptions } from "./stuck-queues.ts";
 import type { EventHandlers, Runner } from "./subscribe.ts";
 
 export type { ConnectionState } from "./connection.ts";
@@ -111,6 +112,11 @@ export interface Broker {
   watch(exchange: string, onHint: (routingKey: string, payload: unknown) => void): Promise<Watch>;
   /** Idempotent. Throws when a queue of that name has other arguments. */
   ensureVmQueue(name: string): Promise<void>;
+  /**
+   * Makes those of these VM queues anew that are there and answer nothing; answers which. What was in them is lost:
+   * ring again from the database. Takes two probe timeouts and some seconds more when there are any.
+   */
+  repairVmQueues(names: readonly string[], options?: ProbeOptions): Promise<string[]>;
   deleteQueue(name: string, options?: { ifEmpty?: boolean }): Promise<void>;
   queueExists(name: string): Promise<boolean>;
   /** Renews the token of the living connections. */

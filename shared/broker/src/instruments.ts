@@ -59,6 +59,11 @@ export function createInstruments(metrics: Metrics) {
       labels: ["type"],
       buckets: secondsBuckets,
     }),
+    queueRepairs: metrics.counter({
+      name: "muster_broker_queue_repairs_total",
+      help: "Queues that answered nothing any more and were deleted and declared anew",
+      labels: ["queue"],
+    }),
     hintsDropped: metrics.counter({
       name: "muster_broker_hints_dropped_total",
       help: "Hints dropped because the connection was not ready for them",

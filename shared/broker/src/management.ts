@@ -7,6 +7,12 @@ export const queueRow = z.object({
   durable: z.boolean(),
   arguments: z.record(z.string(), z.unknown()),
   policy: z.string().nullish(),
+  type: z.string().optional(),
+  /** Of a quorum queue: the nodes that keep it, and those of them that are up. */
+  members: z.array(z.string()).optional(),
+  online: z.array(z.string()).optional(),
+  /** Not told by a queue that has no leader, nor in its first seconds. */
+  messages: z.number().optional(),
 });
 export const bindingRows = z.array(
   z.object({ destination: z.string(), destination_type: z.string(), routing_key: z.string() }),

@@ -25,7 +25,7 @@ interface Entry {
   readonly body: Buffer;
   readonly options: Options.Publish;
   readonly startedMs: number;
-  readonly deadlineMs: number;
+  deadlineMs: number;
   readonly resolve: (verdict: PublishVerdict) => void;
   settled: boolean;
   /** Channels that it was written to; above 0 the broker may have it. */
@@ -36,6 +36,10 @@ interface Entry {
 /** A message that took this many channels with it is not sent again. */
 const writesMax = 3;
 const timeoutMsDefault = 10_000;
+/** What was held up by another's fault gets at least this long on the next channel. */
+const onceMoreMs = 5_000;
+/** A channel that owes this many confirms beyond their time is replaced. */
+const unansweredMax = 100;
 
 /**
  * Publishes with confirms, mandatory, persistent. Messages in flight when a channel or connection dies are
@@ -52,6 +56,9 @@ export class Publisher {
   #inFlight = new Set<Entry>();
   #waiting: Entry[] = [];
   #bytes = 0;
+  /** Given up on this channel; the client's library remembers them as long as the channel lives. */
+  #unanswered = 0;
+  #confirmedMs = 0;
   #congested = false;
   #closing = false;
 
@@ -167,6 +174,7 @@ export class Publisher {
     if (error instanceof Error && error.message === "channel closed") return;
     if (epoch !== this.#channel.epoch || !this.#inFlight.delete(entry)) return;
     this.#bytes -= entry.body.length;
+    this.#confirmedMs = performance.now();
     if (error !== null)
       this.#settle(entry, { kind: "nacked", reason: "the queue is full or its node is failing" });
     else if (entry.returned !== undefined)
@@ -198,6 +206,7 @@ export class Publisher {
     }
     this.#inFlight = new Set();
     this.#bytes = 0;
+    this.#unanswered = 0;
     this.#waiting = again.concat(this.#waiting);
     this.#flushed.poke();
   }
@@ -218,9 +227,7 @@ export class Publisher {
   }
 
   #expire(nowMs: number): boolean {
-    for (const entry of this.#inFlight) {
-      if (entry.deadlineMs <= nowMs) this.#giveUp(entry, "no confirm in time");
-    }
+    this.#expireInFlight(nowMs);
     if (this.#waiting.some((entry) => entry.deadlineMs <= nowMs)) {
       const { ok, reason } = this.#channel.health();
       for (const entry of this.#waiting) {
@@ -231,6 +238,29 @@ export class Publisher {
       this.#flushed.poke();
     }
     return this.#inFlight.size > 0 || this.#waiting.length > 0;
+  }
+
+  /**
+   * What is never confirmed must not fill the window. A queue without a leader holds up all that was written to the
+   * channel after it (RabbitMQ asks it with the channel waiting): then only the first is given up, and the rest goes
+   * on, on another channel.
+   */
+  #expireInFlight(nowMs: number): void {
+    const [first] = this.#inFlight;
+    if (first === undefined || first.deadlineMs > nowMs) return;
+    const stalled = this.#confirmedMs < first.startedMs;
+    for (const entry of stalled ? [first] : this.#inFlight) {
+      if (entry.deadlineMs > nowMs) continue;
+      this.#giveUp(entry, "no confirm in time");
+      this.#inFlight.delete(entry);
+      this.#bytes -= entry.body.length;
+      this.#unanswered += 1;
+    }
+    if (stalled || this.#unanswered >= unansweredMax) {
+      for (const entry of this.#inFlight) entry.deadlineMs = Math.max(entry.deadlineMs, nowMs + onceMoreMs);
+      this.#channel.reopen("publishes were left unconfirmed");
+    }
+    this.#flushed.poke();
   }
 
   /** Takes no more, waits up to `timeoutMs` for the confirms, then settles the rest as unknown. Idempotent. */

@@ -1,4 +1,4 @@
-import { connect, type Channel, type ChannelModel } from "amqplib";
+import type { Channel, ChannelModel } from "amqplib";
 import type {
   BindingShape,
   ExchangeShape,
@@ -7,7 +7,7 @@ import type {
   Topology,
 } from "@muster/contracts/topology";
 import { bindingRows, exchangeRow, Management, policyRows, queueRow } from "./management.ts";
-import { BrokerRefusedError, placeOf, refusalOf } from "./refusals.ts";
+import { deleteStuck, openThrowAway, stuckQueues, type ProbeOptions } from "./stuck-queues.ts";
 import { within } from "./waiting.ts";
 
 export interface TopologyTarget {
@@ -69,6 +69,30 @@ export async function topologyDrift(topology: Topology, target: TopologyTarget):
   const plan = await planTopology(topology, target);
   if (plan.length === 0) return undefined;
   return `the topology has drifted; see scripts/topology plan: ${plan.slice(0, 10).map(sentenceOf).join("; ")}`;
+}
+
+/**
+ * Makes those declared quorum queues anew that are there and answer nothing although all their members are online;
+ * answers which. What was in them was lost before. To be run by one at a time: it deletes.
+ */
+export async function repairStuckQueues(
+  topology: Topology,
+  target: TopologyTarget,
+  options?: ProbeOptions,
+): Promise<string[]> {
+  const management = new Management(target.managementUrl, target.amqpUrl);
+  const silent = await eachOf(topology.queues, async ({ name }) => {
+    const live = await management.get(queueRow, "queues", name);
+    // a queue with a leader has a length; one that was declared just now may not have told it yet
+    const suspect = live?.type === "quorum" && live.messages === undefined;
+    const whole = live?.members?.every((member) => live.online?.includes(member)) === true;
+    return suspect && whole ? [name] : [];
+  });
+  const stuck = await stuckQueues(target.amqpUrl, silent.flat(), options);
+  if (stuck.length === 0) return [];
+  await deleteStuck(target.amqpUrl, stuck);
+  await applyTopology(topology, target);
+  return stuck;
 }
 
 export function sentenceOf({ kind, what, name, detail }: Difference): string {
@@ -159,7 +183,7 @@ const policyBody = ({ pattern, appliesTo, definition }: PolicyShape): object => 
 });
 
 async function declare(topology: Topology, amqpUrl: string, wanted: ReadonlySet<string>): Promise<void> {
-  const model = await open(amqpUrl);
+  const model = await openThrowAway(amqpUrl, "topology");
   try {
     // one throw-away channel each: a refusal closes no other's
     await eachOf(
@@ -181,20 +205,6 @@ async function declare(topology: Topology, amqpUrl: string, wanted: ReadonlySet<
     );
   } finally {
     await within(model.close(), operationTimeoutMs, "closing the connection").catch(() => {});
-  }
-}
-
-async function open(amqpUrl: string): Promise<ChannelModel> {
-  try {
-    const connecting = connect(amqpUrl, {
-      timeout: operationTimeoutMs,
-      clientProperties: { connection_name: "topology" },
-    });
-    const model = await within(connecting, operationTimeoutMs, "connecting");
-    model.on("error", () => {});
-    return model;
-  } catch (cause) {
-    throw new BrokerRefusedError(refusalOf(cause, placeOf(amqpUrl)), cause);
   }
 }
 

@@ -1,4 +1,4 @@
-import { applyTopology, planTopology, sentenceOf } from "@muster/broker/topology-apply";
+import { applyTopology, planTopology, repairStuckQueues, sentenceOf } from "@muster/broker/topology-apply";
 import type { TopologyTarget } from "@muster/broker/topology-apply";
 import { deadLettersExchange, deadLettersQueue } from "@muster/contracts/topology";
 import type { Topology } from "@muster/contracts/topology";
@@ -42,6 +42,11 @@ export async function openMirror(o: MirrorOptions): Promise<Mirror> {
     name: "muster_mirror_mended_total",
     help: "Differences between the broker's requeue policy and ours that were mended",
   });
+  const repaired = o.metrics.counter({
+    name: "muster_topology_queues_repaired_total",
+    help: "Declared queues that answered nothing any more and were made anew",
+    labels: ["queue"],
+  });
   let reason: string | undefined = "the broker's requeue policy has not been looked at yet";
   let mayMend = true;
 
@@ -65,6 +70,17 @@ export async function openMirror(o: MirrorOptions): Promise<Mirror> {
     }
   }
 
+  async function repair(): Promise<void> {
+    if (!o.leads()) return;
+    for (const queue of await repairStuckQueues(o.topology, o.target)) {
+      repaired.inc({ queue });
+      o.logger.error(
+        { event: "queue_repaired", queue },
+        "a queue answered nothing any more; it was made anew",
+      );
+    }
+  }
+
   await look().catch((error: unknown) =>
     o.logger.warn({ err: error }, "the broker's requeue policy is unknown"),
   );
@@ -79,6 +95,7 @@ export async function openMirror(o: MirrorOptions): Promise<Mirror> {
           mayMend = false;
         },
       },
+      { name: "queue repair", everyMs: o.everyMs, run: repair },
     ],
     o,
   );

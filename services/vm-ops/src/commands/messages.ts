@@ -4,6 +4,7 @@ import type { ActionName, Lane } from "@muster/contracts/actions";
 import type { CommandResult } from "@muster/contracts/commands";
 import { isTerminal } from "@muster/contracts/commands";
 import type { WorkContext } from "@muster/contracts/envelope";
+import { uuidv7 } from "@muster/contracts/ids";
 import type { PreparedMessage } from "@muster/contracts/message";
 import {
   commandDeadLettered,
@@ -61,6 +62,19 @@ export function doorbell(ringing: Ringing, kind: "run" | "cancel"): PreparedMess
       kind === "run"
         ? runId(ringing.commandId, ringing.attempt)
         : `${ringing.commandId}.${ringing.attempt}.cancel`,
+    context: ringing.context,
+    tenantId: ringing.tenantId,
+    queue: vmQueue(ringing.tenantId, ringing.vmUuid),
+  });
+}
+
+/**
+ * Rings once more for a doorbell that the broker had and lost. Its id is new: the row of the one before may still be
+ * in the outbox, and there is nothing to confirm.
+ */
+export function doorbellAgain(ringing: Ringing): PreparedMessage {
+  return prepareDoorbell(vmCommandDoorbell, doorbellPayloadOf(ringing, "run"), {
+    id: uuidv7(),
     context: ringing.context,
     tenantId: ringing.tenantId,
     queue: vmQueue(ringing.tenantId, ringing.vmUuid),

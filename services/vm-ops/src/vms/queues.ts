@@ -1,10 +1,11 @@
 import { vmQueue } from "@muster/contracts/topology";
 import { vmOpsEvents } from "@muster/contracts/vm-ops";
-import type { PreparedMessage } from "@muster/contracts/message";
+import type { PreparedMessage, PublishVerdict } from "@muster/contracts/message";
 import type { Broker } from "@muster/broker/broker";
 import type { Database } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
 import type { VmOpsMetrics } from "../metrics.ts";
+import { ringAgain } from "./ring-again.ts";
 import {
   isActive,
   markQueueRemoved,
@@ -21,6 +22,11 @@ export interface VmQueues {
   makeNow(tenantId: string, vmUuid: string): Promise<void>;
   /** A message found no queue: makes the VM's again, unless the VM is gone. */
   onUnroutable(message: PreparedMessage): Promise<"retry" | "drop">;
+  /**
+   * Publishes. A doorbell that is not confirmed in time raises the suspicion that its queue is beyond answering: until
+   * that is cleared up nothing more is sent there, since it would hold up what is sent to others.
+   */
+  publish(message: PreparedMessage): Promise<PublishVerdict>;
   /** Looks around soon. */
   nudge(): void;
   close(): Promise<void>;
@@ -28,7 +34,7 @@ export interface VmQueues {
 
 export interface VmQueuesOptions {
   readonly database: Pick<Database, "transaction">;
-  readonly broker: Pick<Broker, "ensureVmQueue" | "deleteQueue">;
+  readonly broker: Pick<Broker, "publish" | "ensureVmQueue" | "deleteQueue" | "repairVmQueues" | "state">;
   readonly metrics: VmOpsMetrics;
   readonly logger: Logger;
   readonly everyMs?: number;
@@ -39,6 +45,9 @@ const declaresAtOnce = 8;
 const nudgeMs = 50;
 /** A retired VM's queue outlives its last command, but not for ever. */
 const queueKeptMaxMs = 600_000;
+const suspectsMax = 1_000;
+const doorbellTimeoutMs = 5_000;
+const watchMs = 1_000;
 const vmQueueShape = /^vm\.([a-z0-9-]+)\.([0-9a-f-]{36})\.commands$/;
 
 const external = new Set(
@@ -55,6 +64,10 @@ class Reconciler implements VmQueues {
   readonly #o: VmQueuesOptions;
   #after: VmKey | undefined;
   #firstRound = true;
+  /** Queues that may be stuck; a lost one is suspected again by the next doorbell. */
+  readonly #suspects = new Set<string>();
+  readonly #watch: NodeJS.Timeout;
+  #connected = true;
   #nudged = false;
   #busy = false;
   #closed = false;
@@ -63,6 +76,31 @@ class Reconciler implements VmQueues {
 
   constructor(o: VmQueuesOptions) {
     this.#o = o;
+    this.#watch = setInterval(() => this.#lookAtBroker(), watchMs);
+    this.#watch.unref();
+  }
+
+  /** A broker that was away may have come back with queues that answer nothing: the next round looks at each. */
+  #lookAtBroker(): void {
+    const { state } = this.#o.broker;
+    const connected = state === "connected" || state === "blocked";
+    if (connected && !this.#connected) {
+      this.#firstRound = true;
+      this.nudge();
+    }
+    this.#connected = connected;
+  }
+
+  async publish(message: PreparedMessage): Promise<PublishVerdict> {
+    const queue = message.exchange === "" && vmQueueShape.test(message.routingKey) && message.routingKey;
+    if (queue === false) return this.#o.broker.publish(message);
+    if (this.#suspects.has(queue)) return { kind: "unknown", reason: "its queue is being looked at" };
+    const verdict = await this.#o.broker.publish(message, { timeoutMs: doorbellTimeoutMs });
+    if (verdict.kind === "unknown" && this.#o.broker.state === "connected") {
+      if (this.#suspects.size < suspectsMax) this.#suspects.add(queue);
+      this.nudge();
+    }
+    return verdict;
   }
 
   async makeNow(tenant_id: string, vm_uuid: string): Promise<void> {
@@ -91,6 +129,7 @@ class Reconciler implements VmQueues {
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);
+    clearInterval(this.#watch);
     await this.#running;
   }
 
@@ -107,6 +146,7 @@ class Reconciler implements VmQueues {
     this.#busy = true;
     this.#nudged = false;
     try {
+      await this.#repairSuspects();
       await this.#removeOld();
       await this.#makeMissing();
     } catch (error) {
@@ -115,6 +155,26 @@ class Reconciler implements VmQueues {
     }
     this.#busy = false;
     this.#schedule(this.#nudged ? nudgeMs : (this.#o.everyMs ?? 60_000));
+  }
+
+  async #repairSuspects(): Promise<void> {
+    const suspects = [...this.#suspects];
+    try {
+      await this.#repair(suspects);
+    } finally {
+      for (const queue of suspects) this.#suspects.delete(queue);
+    }
+  }
+
+  /** Their doorbells are lost with the old queue; the rows say which they were. */
+  async #repair(queues: readonly string[]): Promise<void> {
+    for (const queue of await this.#o.broker.repairVmQueues(queues)) {
+      const [, tenant_id, vm_uuid] = vmQueueShape.exec(queue) ?? [];
+      if (tenant_id === undefined || vm_uuid === undefined) continue;
+      const rung = await ringAgain(this.#o.database, { tenant_id, vm_uuid });
+      this.#o.metrics.queuesMade.inc({ operation: "repaired" });
+      this.#o.logger.warn({ event: "doorbells_rung_again", vm_uuid, rung }, "a VM's queue was made anew");
+    }
   }
 
   async #removeOld(): Promise<void> {
@@ -132,6 +192,7 @@ class Reconciler implements VmQueues {
     do {
       const page = await vmsWithQueue(this.#o.database, this.#after, pageSize);
       await this.#make(page);
+      if (this.#firstRound) await this.#repair(page.map((vm) => vmQueue(vm.tenant_id, vm.vm_uuid)));
       this.#after = page.length < pageSize ? undefined : page.at(-1);
     } while (this.#firstRound && this.#after !== undefined && !this.#closed);
     this.#firstRound = false;
