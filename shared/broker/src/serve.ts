@@ -170,7 +170,9 @@ export class RequestServer implements Consumer {
     }
     const route = this.#options.routes.get(envelope.type);
     if (route === undefined) {
-      this.#answer(delivery, envelope, new MusterError("UNSUPPORTED_MESSAGE"));
+      // nobody would hear the refusal: kept for people instead
+      if (!mayReply(delivery)) this.#settle(delivery, "dead_lettered");
+      else this.#answer(delivery, envelope, new MusterError("UNSUPPORTED_MESSAGE"));
       return;
     }
     const remainingMs = this.#remainingMs(envelope, route);
@@ -320,8 +322,7 @@ export class RequestServer implements Consumer {
   }
 
   #reply(delivery: RawDelivery, envelope: Envelope, body: ReplyBody): void {
-    // only direct reply-to: whoever asks must not choose a queue for us to write into
-    if (delivery.replyTo?.startsWith("amq.rabbitmq.reply-to.") === true && !delivery.settled) {
+    if (mayReply(delivery) && !delivery.settled) {
       const { source, reply } = this.#options;
       const attributes = attributesOf(
         replyType(envelope.type).slice(0, 255),
@@ -362,6 +363,11 @@ export class RequestServer implements Consumer {
     await Promise.all([...this.#lanes.values()].map((lane) => lane.idle(this.#options.drainTimeoutMs)));
     await this.#consumer?.close();
   }
+}
+
+/** Only direct reply-to: whoever asks must not choose a queue for us to write into. */
+function mayReply(delivery: RawDelivery): delivery is RawDelivery & { replyTo: string } {
+  return delivery.replyTo?.startsWith("amq.rabbitmq.reply-to.") === true;
 }
 
 class Outcomes {
