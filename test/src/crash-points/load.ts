@@ -19,6 +19,8 @@ export async function oneOfEach(model: Model, vms: { served: string; lonely: str
   return [first, ...entries];
 }
 
+const paceMs = 500;
+
 export interface Load {
   /** Foreign messages that were put into VM queues. */
   readonly foreign: number;
@@ -35,16 +37,25 @@ export function keepAtWork(
 ): Load {
   let stopped = false;
   let foreign = 0;
-  const run = async (): Promise<void> => {
-    for (let round = 0; !stopped; round++) {
+  const repeat = async (work: (round: number) => Promise<unknown>): Promise<void> => {
+    for (let round = 0; !stopped; round++) await work(round).catch(onError);
+  };
+  const running = Promise.all([
+    repeat(async (round) => {
       if (round % 5 === 0) {
         await system.vhost.publish({ routingKey: vmQueue(system.tenantId, vms.served), payload: "not ours" });
         foreign += 1;
       }
       await oneOfEach(model, vms);
-    }
-  };
-  const running = run().catch(onError);
+    }),
+    // Steps of the plain way come often: a round of the other takes seconds.
+    repeat(async () => {
+      const waiting = await model.accept({ vmUuid: vms.lonely });
+      await model.cancel(waiting);
+      await model.accept({ vmUuid: vms.served, stdoutBytes: 10 });
+      await new Promise((resolve) => setTimeout(resolve, paceMs));
+    }),
+  ]);
   return {
     get foreign() {
       return foreign;

@@ -1,40 +1,53 @@
 import { createRequire } from "node:module";
 import type { Steps } from "./steps.ts";
 
-interface Sqlite {
-  readonly DatabaseSync: new (file: string) => {
-    prepare(text: string): object;
-    close(): void;
-  };
-}
-type Run = (this: object, ...values: unknown[]) => unknown;
-type Exec = (this: object, text: string) => void;
+type Call = (this: object, ...args: unknown[]) => unknown;
 
 /** Commits of the agent's journal, by the kinds of their records. */
 export function countJournal(steps: Steps, from: string): void {
-  const { DatabaseSync } = createRequire(from)("@photostructure/sqlite") as Sqlite;
-  const sample = new DatabaseSync(":memory:");
-  const statements = Object.getPrototypeOf(sample.prepare("SELECT 1")) as object;
-  sample.close();
+  const sqlite = createRequire(from)("@photostructure/sqlite") as { DatabaseSync: { prototype: object } };
+  // The library's methods cannot be replaced, but it makes every connection by this call.
+  const construct = Reflect.construct.bind(Reflect) as (...args: unknown[]) => object;
+  Reflect.construct = (...args: unknown[]): unknown => {
+    const made = construct(...args);
+    if (made instanceof (sqlite.DatabaseSync as unknown as new () => object)) countConnection(steps, made);
+    return made;
+  };
+}
+
+function countConnection(steps: Steps, database: object): void {
   let kinds = new Set<string>();
-  const run = Reflect.get(statements, "run") as Run;
-  Reflect.set(statements, "run", function runNoted(this: object, ...values: unknown[]): unknown {
-    const text: unknown = Reflect.get(this, "sourceSQL");
-    if (typeof text === "string" && text.startsWith("INSERT INTO records")) kinds.add(String(values[3]));
-    return Reflect.apply(run, this, values);
+  replace(database, "prepare", (prepare, text) => {
+    const statement = prepare(text) as object;
+    if (!String(text).startsWith("INSERT INTO records")) return statement;
+    replace(statement, "run", (run, ...values) => {
+      kinds.add(String(values[3]));
+      return run(...values);
+    });
+    return statement;
   });
-  const exec = Reflect.get(DatabaseSync.prototype as object, "exec") as Exec;
-  Reflect.set(
-    DatabaseSync.prototype as object,
-    "exec",
-    function execCounted(this: object, text: string): void {
-      if (text !== "COMMIT") {
-        if (text.startsWith("BEGIN")) kinds = new Set();
-        return Reflect.apply(exec, this, [text]);
-      }
-      const begun = steps.begin(`journal ${[...kinds].sort().join(" ")}`);
-      Reflect.apply(exec, this, [text]);
-      begun.done();
-    },
-  );
+  replace(database, "exec", (exec, text) => {
+    if (text !== "COMMIT") {
+      if (String(text).startsWith("BEGIN")) kinds = new Set();
+      return exec(text);
+    }
+    const begun = steps.begin(`journal ${[...kinds].sort().join(" ")}`);
+    exec(text);
+    begun.done();
+    return undefined;
+  });
+}
+
+/** Gives one object its own form of a method. */
+function replace(
+  owner: object,
+  method: string,
+  by: (original: (...args: unknown[]) => unknown, ...args: unknown[]) => unknown,
+): void {
+  const original = Reflect.get(owner, method) as Call;
+  const bound = (...args: unknown[]): unknown => Reflect.apply(original, owner, args);
+  Object.defineProperty(owner, method, {
+    value: (...args: unknown[]) => by(bound, ...args),
+    configurable: true,
+  });
 }

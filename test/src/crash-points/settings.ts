@@ -14,7 +14,7 @@ export const compressed = {
 export const agentEnv = { MUSTER_AGENT_KILL_GRACE_MS: "500", MUSTER_AGENT_STOP_GRACE_MS: "0" };
 
 /** How long a step may take to come; one that came once and not again is said. */
-export const comesWithinMs = 8_000;
+export const comesWithinMs = 15_000;
 
 /** The broker may give up what is not ours; nothing else. */
 export const foreignMayDie = (letter: { reason: string; type: string }): boolean =>

@@ -13,13 +13,18 @@ export class Victim {
   readonly #order: Order;
   #plans = 0;
 
-  constructor(process: ManagedProcess, folder: string, home: string | null = null) {
+  /** `home`: an agent's; with `supervisors` those that it starts have the preload too. */
+  constructor(
+    process: ManagedProcess,
+    folder: string,
+    { home = null, supervisors = false }: { home?: string | null; supervisors?: boolean } = {},
+  ) {
     this.process = process;
     const place = (name: string): string => join(folder, `crash-${process.name}-${name}`);
     this.#order = {
       ...{ trace: place("trace"), plan: place("plan"), folder: home },
       supervisors:
-        home === null
+        home === null || !supervisors
           ? null
           : {
               trace: place("supervisors-trace"),
