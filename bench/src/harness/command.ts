@@ -1,4 +1,4 @@
-import { mkdtemp } from "node:fs/promises";
+import { mkdtemp, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -47,7 +47,11 @@ export async function runBenchmark(
     removeServerData(folder);
   };
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    process.once(signal, () => void stop().then(() => process.exit(130)));
+    process.once(signal, () => {
+      void stop()
+        .then(endChildren)
+        .finally(() => process.exit(130));
+    });
   }
   try {
     await work(servers, {
@@ -60,4 +64,10 @@ export async function runBenchmark(
   } finally {
     await stop();
   }
+}
+
+/** What the benchmark had started must not outlive it. */
+async function endChildren(): Promise<void> {
+  const children = await readFile(`/proc/${process.pid}/task/${process.pid}/children`, "utf8");
+  for (const pid of children.trim().split(/\s+/).filter(Boolean)) process.kill(Number(pid), "SIGTERM");
 }
