@@ -148,6 +148,23 @@ describe("presence", () => {
     expect(await metricOf(service.metrics, "muster_heartbeats_unheeded_total")).to.equal(2);
   });
 
+  it("loses no agent for its clock, however wrong", async () => {
+    const { service, agent } = await setup();
+    const hourMs = 3_600_000;
+    for (const offMs of [-24 * 365 * hourMs, -hourMs, hourMs, 24 * 365 * hourMs]) {
+      const from = { tenantId: "acme", agentId: randomUUID() };
+      const payload = beat(1, { clock_unix_ms: Date.now() + offMs });
+      await agent.report(agentHeartbeat, payload, from, { correlationId: randomUUID() });
+      expect(await stateOf(service, from.agentId)).to.equal("online");
+      const [{ silent } = { silent: true }] = await inSystem<{ silent: boolean }>(
+        service.database,
+        "SELECT last_seen_at < clock_timestamp() - interval '1 minute' AS silent FROM presence WHERE agent_id = $1",
+        [from.agentId],
+      );
+      expect(silent).to.equal(false);
+    }
+  });
+
   it("judges nobody for its own absence", async () => {
     const { ground, service, agent, events } = await setup();
     const from = { tenantId: "acme", agentId: randomUUID() };

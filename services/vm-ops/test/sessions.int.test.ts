@@ -124,4 +124,24 @@ describe("sessions of agents", function () {
     await tell(agentRecovered, 2);
     expect(await online()).to.equal(true);
   });
+
+  it("takes up agents that know more than a database restored to an older point", async () => {
+    const vm = await s.vm();
+    const agent = new ScriptedAgent(s, [vm]);
+    await agent.hello();
+    const forgotten = await agent.granted(await s.exec(vm));
+    await agent.restart();
+    await agent.restart();
+    // As of before the command, and before the last two sessions.
+    await s.sql("DELETE FROM commands WHERE id = $1", [forgotten.command_id]);
+    await s.sql("UPDATE agent_sessions SET generation = 1, used_generation = 1 WHERE agent_id = $1", [
+      agent.agentId,
+    ]);
+    const next = await s.exec(vm);
+    expect(await codeOf(agent.claim(next))).to.equal("DEPENDENCY_UNAVAILABLE");
+    await age(agent);
+    expect((await agent.restart()).generation).to.be.greaterThan(3);
+    expect(await agent.result(forgotten)).to.equal("refused");
+    expect(await agent.claim(next)).to.equal("granted");
+  });
 });
