@@ -50,7 +50,8 @@ const epoch =
 const select = `SELECT ${rowColumns}, ${epoch} FROM commands c`;
 
 // Only the head of a VM's queue can be claimed, and its agent must have had the time since the last command ended.
-// The partial indexes lead from agents that are online to their VMs to those heads.
+// The partial indexes lead from agents that are online to their VMs to those heads. That a head was dispatched long ago
+// is asked twice: alone, it is answered before the VM's history is read.
 const unclaimedText = `WITH candidates AS MATERIALIZED (
     SELECT h.tenant_id, h.id, h.attempt
     FROM agent_sessions s
@@ -66,7 +67,7 @@ const unclaimedText = `WITH candidates AS MATERIALIZED (
         WHERE w.tenant_id = v.tenant_id AND w.vm_uuid = v.vm_uuid AND w.phase = 'waiting' AND w.lane = 'control'
           AND w.expires_at > now() ORDER BY w.seq LIMIT 64)
     ) h
-    WHERE s.online AND s.quarantined_at IS NULL AND h.state = 'dispatched'
+    WHERE s.online AND s.quarantined_at IS NULL AND h.state = 'dispatched' AND h.dispatched_at < ${ago(2)}
       AND greatest(h.dispatched_at, s.online_since) < ${ago(2)} AND ${noInterruption(2)}
       AND (h.lane = 'control' OR NOT EXISTS (
         SELECT 1 FROM (SELECT p.finished_at FROM commands p
