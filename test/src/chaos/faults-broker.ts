@@ -3,7 +3,8 @@ import type { Fault } from "./fault.ts";
 import { vmNames } from "./world.ts";
 
 const resource = "broker";
-const watermarkMib = "1GB";
+const watermark = "1GB";
+export const serviceQueueDeleted = "service queue deleted";
 
 /** Queues whose messages are asked or sent again by whoever waits for the answer. */
 const requestQueues = [
@@ -43,7 +44,7 @@ export const brokerFaults: readonly Fault[] = [
       await control(["set_vm_memory_high_watermark", "0.00001"]);
       return {
         heal: async () => {
-          await control(["set_vm_memory_high_watermark", "absolute", watermarkMib]);
+          await control(["set_vm_memory_high_watermark", "absolute", watermark]);
         },
       };
     },
@@ -58,7 +59,7 @@ export const brokerFaults: readonly Fault[] = [
     },
   },
   {
-    name: "service queue deleted",
+    name: serviceQueueDeleted,
     ...{ targets: requestQueues, resource },
     lastsMs: [500, 500],
     async inject({ system }, target) {

@@ -1,8 +1,10 @@
 import { eventuallyHolds } from "@muster/testing/eventually";
+import { agentsUnrouted } from "@muster/contracts/topology";
 import { openModel, type Model } from "../model/model.ts";
 import { explainable, unexplained } from "./explain.ts";
 import type { Fault } from "./fault.ts";
 import { faults } from "./faults.ts";
+import { serviceQueueDeleted } from "./faults-broker.ts";
 import { startLoad } from "./load.ts";
 import type { ChaosReport, Outcome } from "./report.ts";
 import { makeSchedule, type Planned } from "./schedule.ts";
@@ -23,9 +25,17 @@ export interface ChaosOptions {
 const comeBackMs = 90_000;
 /** A lost lease takes a minute to be seen, its late result some seconds more. */
 const settleMs = 180_000;
-/** A doorbell that was delivered again and again, because its agent's link failed each time, is given up by the broker. */
-const mayDie = ({ queue, reason }: { queue: string; reason: string }): boolean =>
-  queue.startsWith("vm.") && reason === "delivery_limit";
+/** Less is the time that injecting takes. */
+const lateMinMs = 2_000;
+/** Which messages may rightly die of this schedule. What their senders still want, they send again. */
+function mayDieOf(schedule: readonly Planned[]): (letter: { queue: string; reason: string }) => boolean {
+  const unserved = schedule.some((one) => one.fault === serviceQueueDeleted);
+  return ({ queue, reason }) =>
+    // A doorbell that was delivered again and again, because its agent's link failed each time.
+    (queue.startsWith("vm.") && reason === "delivery_limit") ||
+    // A report that came while no queue took it: parked, on record, and sent again by its agent.
+    (unserved && queue === agentsUnrouted && reason === "unrouted");
+}
 
 /** Runs faults against a whole system of its own under load, then judges what became of everything accepted. */
 export async function runChaos(o: ChaosOptions): Promise<ChaosReport> {
@@ -48,14 +58,25 @@ async function runIn(world: World, o: ChaosOptions): Promise<Omit<ChaosReport, "
   const requests: Requests = { sent: 0, answers: new Map() };
   const model = openModel(world.system, {
     alsoEnds: explainable,
-    mayDie,
+    mayDie: mayDieOf(schedule),
     fetch: countingFetch(requests),
   });
   const processes = processNames.map((name) => world.process(name));
   const counters = watchCounters(processes);
   const load = startLoad({ model, vmUuids: vmNames.map((name) => world.vm(name)), seed: o.seed });
   const startedMs = performance.now();
-  const outcomes = await Promise.all(schedule.map((planned) => carryOut(world, planned, startedMs, o)));
+  const turns = new Map<string, Promise<unknown>>();
+  const outcomes = await Promise.all(
+    schedule.map(async (planned) => {
+      const resource = resourceOf(chosen, planned);
+      // Planned apart; but what takes its time to heal, such as a broker that starts, keeps the next one waiting.
+      const turn = (turns.get(resource) ?? Promise.resolve()).then(() =>
+        carryOut(world, planned, startedMs, o),
+      );
+      turns.set(resource, turn);
+      return await turn;
+    }),
+  );
   await pause(startedMs + o.minutes * 60_000 - performance.now(), o.signal).catch(() => undefined);
   o.signal?.throwIfAborted();
 
@@ -90,20 +111,29 @@ async function carryOut(
 ): Promise<Outcome> {
   const fault = faults.find(({ name }) => name === planned.fault);
   if (fault === undefined) throw new Error(`there is no fault ${planned.fault}`);
-  const endMs = startedMs + planned.atMs + planned.durationMs;
   const said = `${planned.fault}: ${planned.target}`;
   try {
     await pause(startedMs + planned.atMs - performance.now(), signal);
+    const lateMs = performance.now() - startedMs - planned.atMs;
     const injected = await fault.inject(world, planned.target, planned.roll, planned.durationMs);
-    log(`${elapsed(startedMs)} ${said}${injected.detail === undefined ? "" : ` (${injected.detail})`}`);
-    await pause(endMs - performance.now(), signal).finally(() => injected.heal());
+    const details = [
+      injected.detail,
+      lateMs > lateMinMs ? `${Math.round(lateMs / 1_000)} s late` : undefined,
+    ];
+    const detail = details.filter((one) => one !== undefined).join("; ");
+    log(`${elapsed(startedMs)} ${said}${detail === "" ? "" : ` (${detail})`}`);
+    await pause(planned.durationMs, signal).finally(() => injected.heal());
     log(`${elapsed(startedMs)} healed ${said}`);
-    return injected.detail === undefined ? planned : { ...planned, detail: injected.detail };
+    return detail === "" ? planned : { ...planned, detail };
   } catch (error) {
     const words = error instanceof Error ? error.message : String(error);
     if (signal?.aborted !== true) log(`${elapsed(startedMs)} ${said} could not be done: ${words}`);
-    return { ...planned, error: words };
+    return { ...planned, error: words.split("\n")[0] ?? "" };
   }
+}
+
+function resourceOf(declared: readonly Fault[], planned: Planned): string {
+  return declared.find(({ name }) => name === planned.fault)?.resource ?? planned.target;
 }
 
 async function backAgain(name: string, ready: () => Promise<void>): Promise<string[]> {
