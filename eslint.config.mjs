@@ -136,4 +136,17 @@ export default tseslint.config(
       "@typescript-eslint/no-unsafe-argument": "off",
     },
   },
+  {
+    files: testFiles,
+    ignores: ["**/*.test.ts"],
+    rules: {
+      "no-restricted-syntax": [
+        "error",
+        {
+          selector: "Program > ExpressionStatement > CallExpression[callee.name=/^(before|after)(Each)?$/]",
+          message: "mocha runs it for the first test file of a process only: let test files call a function",
+        },
+      ],
+    },
+  },
 );

@@ -166,7 +166,7 @@ describe("private servers", function () {
     // The node answers before it has recovered the queues of its virtual hosts.
     const isBack = async () =>
       (await management(servers.managementUrl, "GET", "/queues/%2F/kept-queue")) === 200;
-    expect(await pollUntil(isBack, { timeoutMs: 20_000 })).to.equal(true);
+    expect(await pollUntil(isBack, { timeoutMs: 45_000 })).to.equal(true);
   });
 
   it("take over what a killed holder left running, and choose other ports for those that were taken", async () => {

@@ -8,8 +8,10 @@ import { reliabilityRequests } from "@muster/contracts/reliability";
 import { checkIsolation } from "@muster/database/catalogue";
 import { eventually } from "@muster/testing/eventually";
 import { expect } from "chai";
-import { asking, inSystem, openPeer, setupGround, startReliability } from "./setup.ts";
+import { asking, inSystem, openPeer, setupGround, startReliability, closeAfterEachTest } from "./setup.ts";
 import { deadLetteredEvent, openVmOpsPeer, replayedEvent } from "./vm-ops-peer.ts";
+
+closeAfterEachTest();
 
 const { getDeadLetter, replayDeadLetter } = reliabilityRequests;
 

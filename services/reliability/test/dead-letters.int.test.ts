@@ -20,7 +20,10 @@ import {
   setupGround,
   startReliability,
   type Running,
+  closeAfterEachTest,
 } from "./setup.ts";
+
+closeAfterEachTest();
 
 const tenant = "acme";
 const { listDeadLetters, getDeadLetter, replayDeadLetter, replayDeadLetters, discardDeadLetter } =

@@ -18,8 +18,11 @@ import {
   setupGround,
   startReliability,
   type Ground,
+  closeAfterEachTest,
 } from "./setup.ts";
 import { emptyReport, openVmOpsPeer } from "./vm-ops-peer.ts";
+
+closeAfterEachTest();
 
 const { getKeys } = authRequests;
 

@@ -4,7 +4,9 @@ import { setupDatabase } from "@muster/testing/database";
 import { eventually } from "@muster/testing/eventually";
 import { openFaultyLink } from "@muster/testing/faults";
 import { expect } from "chai";
-import { closeAfterTest } from "./setup.ts";
+import { closeAfterTest, closeAfterEachTest } from "./setup.ts";
+
+closeAfterEachTest();
 
 const logger = openLogger({ service: "test", level: "silent" });
 

@@ -14,7 +14,10 @@ import {
   setupGround,
   startReliability,
   type Running,
+  closeAfterEachTest,
 } from "./setup.ts";
+
+closeAfterEachTest();
 
 type Beat = PayloadInputOf<typeof agentHeartbeat>;
 

@@ -46,9 +46,13 @@ export function closeAfterTest<C extends { close(): Promise<unknown> }>(closeabl
   return closeable;
 }
 
-afterEach(async () => {
-  for (const close of opened.splice(0).reverse()) await close();
-});
+/** To be called at the top of each test file: mocha forgets the hooks that a file before it in the same process made. */
+export function closeAfterEachTest(): void {
+  if (opened.length > 0) throw new Error("an earlier test file has left open what it opened");
+  afterEach(async () => {
+    for (const close of opened.splice(0).reverse()) await close();
+  });
+}
 
 export interface Ground {
   readonly vhost: Awaited<ReturnType<typeof setupVhost>>;

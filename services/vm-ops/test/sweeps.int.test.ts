@@ -262,8 +262,10 @@ describe("sweeps", function () {
     expect(only(await sweep("unclaimed"))).to.include({ matched: 0 });
     await s.sql("UPDATE liveness SET resumed_at = now() - interval '50 s'");
     expect(only(await sweep("unclaimed"))).to.include({ matched: 0 });
+    expect(await read(id)).to.include({ attempt: 1 });
     await s.sql("UPDATE liveness SET resumed_at = now() - interval '61 s'");
-    expect(only(await sweep("unclaimed"))).to.include({ matched: 1, requeued: 1 });
+    await sweep("unclaimed");
+    expect(await read(id)).to.include({ attempt: 2 });
   });
 
   it("ends what waits for a VM that is gone", async () => {
