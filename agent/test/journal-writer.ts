@@ -13,7 +13,7 @@ journal.onState(() =>
 async function writeOne(): Promise<void> {
   const commandId = uuidv7();
   try {
-    await journal.write({ kind: "received", key: { commandId, attempt: 1 }, bell });
+    await journal.write({ kind: "received", key: { commandId, attempt: 1 }, bell, nonce: uuidv7() });
     process.stdout.write(`${commandId}\n`);
   } catch (error) {
     if (!(error instanceof JournalUnwritable)) throw error;

@@ -80,7 +80,7 @@ describe("the agent's journal", () => {
   it("counts starts, and a second start of one attempt as a double start", async () => {
     const { home, remove, key } = await setup();
     const journal = Journal.open(home);
-    await journal.write({ kind: "received", key, bell });
+    await journal.write({ kind: "received", key, bell, nonce: uuidv7() });
     await journal.write({ kind: "starting", key, fields: { token: "t" } });
     expect(journal.counts).to.deep.equal({ starts: 1, doubleStarts: 0 });
     await journal.write({ kind: "starting", key });

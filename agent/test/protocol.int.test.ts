@@ -4,6 +4,7 @@ import type { Doorbell } from "@muster/contracts/agents";
 import { MusterError } from "@muster/contracts/errors";
 import { vmQueue } from "@muster/contracts/topology";
 import { eventually } from "@muster/testing/eventually";
+import { uuidv7 } from "@muster/contracts/ids";
 import { expect } from "chai";
 import { openHome } from "../src/journal/home.ts";
 import { Journal } from "../src/journal/journal.ts";
@@ -303,7 +304,7 @@ describe("a command that killed its agent twice", function () {
     const key = { commandId: id, attempt: 1 };
     const [vm_uuid = ""] = mesh.vmUuids;
     const bell = { vm_uuid, epoch: 1, lane: "work", action: "script", correlation_id: "c" } as const;
-    await journal.write({ kind: "received", key, bell });
+    await journal.write({ kind: "received", key, bell, nonce: uuidv7() });
     await journal.write({ kind: "starting", key, fields: { crashes: 2 } });
     await journal.write({ kind: "acked", key, fields: { output_done: true } });
     await journal.close();

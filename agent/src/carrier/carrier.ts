@@ -43,7 +43,7 @@ export interface CarrierParts {
 
 /**
  * Carries each attempt from its doorbell to its acknowledged result:
- * journal received → claim → journal starting → start → journal started → lease and output → journal finished → result.
+ * journal received with the claim's nonce → claim → journal starting → start → journal started → lease and output → journal finished → result.
  * Nothing starts without a live claim, and nothing before `starting` is on disk.
  */
 export class Carrier {
@@ -103,7 +103,9 @@ export class Carrier {
     const held = hold({ ...bell, nonce: null, token: null }, randomUUID(), this.#parts.logger);
     this.#held.set(held.handle, held);
     try {
-      await writeAtLast(this.#parts.journal, { kind: "received", key, bell }, this.#stop.signal);
+      // The nonce is on disk before it is sent: after a crash the same nonce gets the same grant.
+      const received = { kind: "received", key, bell, nonce: held.nonce } as const;
+      await writeAtLast(this.#parts.journal, received, this.#stop.signal);
     } catch (error) {
       this.#held.delete(held.handle);
       throw error;
@@ -126,7 +128,7 @@ export class Carrier {
         continue;
       }
       this.#held.set(held.handle, held);
-      if (row.state === "received" || row.state === "claiming") {
+      if (row.state === "received") {
         this.#lanes.add(held);
         vms.add(held.vmUuid);
         continue;
@@ -170,10 +172,6 @@ export class Carrier {
 
   async #carry(held: Held): Promise<void> {
     const { journal } = this.#parts;
-    const claiming = { kind: "claiming", key: held.key, fields: { nonce: held.nonce } } as const;
-    // The nonce is on disk before it is sent: after a crash the same nonce gets the same grant.
-    if (!held.nonceKept) await writeAtLast(journal, claiming, this.#stop.signal);
-    held.nonceKept = true;
     const granted = await this.#claim(held);
     if (granted !== undefined && "comeAgainMs" in granted) {
       this.#comeAgain(held, granted.comeAgainMs);

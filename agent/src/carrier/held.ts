@@ -16,8 +16,6 @@ export interface Held {
   readonly correlationId: string;
   /** The same for every claim of this attempt: the same nonce gets the same grant. */
   readonly nonce: string;
-  /** The nonce is in the journal: it may be sent. */
-  nonceKept: boolean;
   readonly logger: Logger;
   /** Cut a wait short: to claim now, or to ask for the desired state now. */
   readonly alarm: Alarm;
@@ -33,6 +31,7 @@ type Fields = Pick<
 
 export function hold(fields: Fields, nonce: string, logger: Logger): Held {
   const key = { commandId: fields.command_id, attempt: fields.attempt };
+  let own: Logger | undefined;
   return {
     key,
     handle: handleOf(key),
@@ -43,13 +42,14 @@ export function hold(fields: Fields, nonce: string, logger: Logger): Held {
     action: fields.action,
     correlationId: fields.correlation_id,
     nonce: fields.nonce ?? nonce,
-    nonceKept: fields.nonce !== null,
-    logger: logger.child({
-      correlation_id: fields.correlation_id,
-      command_id: fields.command_id,
-      attempt: fields.attempt,
-      vm_uuid: fields.vm_uuid,
-    }),
+    get logger() {
+      return (own ??= logger.child({
+        correlation_id: fields.correlation_id,
+        command_id: fields.command_id,
+        attempt: fields.attempt,
+        vm_uuid: fields.vm_uuid,
+      }));
+    },
     alarm: new Alarm(),
     token: fields.token ?? undefined,
     leaseEndsMs: 0,

@@ -185,9 +185,11 @@ export class Journal {
   #receive(change: Extract<Change, { kind: "received" }>): void {
     const { vm_uuid, epoch, lane, action, correlation_id } = change.bell;
     this.#statement(
-      `INSERT INTO attempts (command_id, attempt, state, vm_uuid, epoch, lane, action, correlation_id, received_seq, age_ms)
-       VALUES (?, ?, 'received', ?, ?, ?, ?, ?, ?, ?)
-       ON CONFLICT DO UPDATE SET state = 'received', output_done = 0, epoch = excluded.epoch, age_ms = excluded.age_ms
+      `INSERT INTO attempts (command_id, attempt, state, vm_uuid, epoch, lane, action, correlation_id, nonce,
+         received_seq, age_ms)
+       VALUES (?, ?, 'received', ?, ?, ?, ?, ?, ?, ?, ?)
+       ON CONFLICT DO UPDATE SET state = 'received', output_done = 0, epoch = excluded.epoch, nonce = excluded.nonce,
+         age_ms = excluded.age_ms
        WHERE state = 'forgotten'`,
     ).run(
       change.key.commandId,
@@ -197,6 +199,7 @@ export class Journal {
       lane,
       action,
       correlation_id,
+      change.nonce,
       this.#row.head,
       this.#ageMs(),
     );

@@ -5,12 +5,11 @@ import { resultOutcomes } from "@muster/contracts/agents";
 
 /**
  * How far an attempt got, in the order of its life.
- * `received` → `claiming` (nonce) → `starting` (handle, token) → `started` → `finished` (result) → `acked`;
+ * `received` (with the nonce of its claim) → `starting` (handle, token) → `started` → `finished` (result) → `acked`;
  * `forgotten`: the claim was denied; `orphaned`: the result was refused for good and is kept for people.
  */
 export const attemptStates = [
   "received",
-  "claiming",
   "starting",
   "started",
   "finished",
@@ -70,6 +69,8 @@ export type Change =
       readonly kind: "received";
       readonly key: AttemptKey;
       readonly bell: Pick<AttemptRow, "vm_uuid" | "epoch" | "lane" | "action" | "correlation_id">;
+      /** Of every claim of this attempt. */
+      readonly nonce: string;
     }
   | {
       readonly kind: Exclude<AttemptState, "received">;

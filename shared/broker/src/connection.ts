@@ -1,9 +1,11 @@
+import { Duplex } from "node:stream";
 import { connect, type Channel, type ChannelModel } from "amqplib";
 import type { Logger } from "@muster/telemetry/logger";
 import { SupervisedChannel, type ChannelPlan } from "./channel.ts";
 import { healthy, unhealthy, type Health } from "./health.ts";
 import type { Instruments } from "./instruments.ts";
 import { BrokerRefusedError, isFinal, placeOf, refusalOf, type Refusal } from "./refusals.ts";
+import { writeTogether } from "./together.ts";
 import { fullJitterMs, TimeoutError, within } from "./waiting.ts";
 
 const reconnectBaseMs = 100;
@@ -133,6 +135,8 @@ export class SupervisedConnection {
     }).then((model) => {
       // before any await: a connection without an error listener takes the process down
       model.on("error", () => {});
+      const socket = socketOf(model);
+      if (socket !== undefined) writeTogether(socket);
       return model;
     });
     try {
@@ -245,8 +249,11 @@ export class SupervisedConnection {
 
 /** amqplib ends a lost socket politely; one whose peer is gone would linger. */
 function destroySocket(model: ChannelModel): void {
+  socketOf(model)?.destroy();
+}
+
+/** amqplib keeps its socket to itself; its types lack it. */
+function socketOf(model: ChannelModel): Duplex | undefined {
   const stream: unknown = Reflect.get(model.connection, "stream");
-  if (typeof stream !== "object" || stream === null) return;
-  const destroy: unknown = Reflect.get(stream, "destroy");
-  if (typeof destroy === "function") destroy.call(stream);
+  return stream instanceof Duplex ? stream : undefined;
 }

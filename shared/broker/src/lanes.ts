@@ -3,7 +3,7 @@ import { Condition } from "./waiting.ts";
 export interface LaneOptions {
   /** Items handled together at most. */
   readonly sizeMax: number;
-  /** How long the first of a batch waits for company. */
+  /** How long the first of a batch waits for company; 0 is until the end of this turn of the event loop. */
   readonly waitMs: number;
   /** Batches in work at once. */
   readonly concurrency: number;
@@ -21,6 +21,7 @@ export class Lane<T> {
   #pending: T[] = [];
   #running = 0;
   #timer: NodeJS.Timeout | undefined;
+  #soon: NodeJS.Immediate | undefined;
 
   constructor(
     options: LaneOptions,
@@ -35,13 +36,15 @@ export class Lane<T> {
   push(item: T): void {
     this.#pending.push(item);
     if (this.#running >= this.#options.concurrency) return;
-    if (this.#pending.length >= this.#options.sizeMax || this.#options.waitMs === 0) this.#start();
-    else this.#timer ??= setTimeout(() => this.#start(), this.#options.waitMs);
+    const { sizeMax, waitMs } = this.#options;
+    if (sizeMax === 1 || this.#pending.length >= sizeMax) this.#start();
+    // What came in one piece from the network is handled as one batch.
+    else if (waitMs === 0) this.#soon ??= setImmediate(() => this.#start());
+    else this.#timer ??= setTimeout(() => this.#start(), waitMs);
   }
 
   #start(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#forgetTimers();
     if (this.#pending.length === 0 || this.#running >= this.#options.concurrency) return;
     const items = this.#pending.splice(0, this.#options.sizeMax);
     this.#running += 1;
@@ -54,10 +57,16 @@ export class Lane<T> {
       });
   }
 
+  #forgetTimers(): void {
+    clearTimeout(this.#timer);
+    clearImmediate(this.#soon);
+    this.#timer = undefined;
+    this.#soon = undefined;
+  }
+
   /** What nobody has begun, for giving back. */
   takeUnstarted(): T[] {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#forgetTimers();
     const items = this.#pending;
     this.#pending = [];
     this.#idle.poke();

@@ -132,6 +132,12 @@ describe("prepared messages", () => {
     });
   });
 
+  it("need no queue only where they are for consumers outside", () => {
+    const told = { ...event, external: true };
+    const message = prepareEvent(told, { text: "x" }, { context: { correlationId: "c" } });
+    expect(publishOptions(message)).to.include({ mandatory: false, persistent: true });
+  });
+
   it("carry the caller's token only to whom is asked, and never in a header", () => {
     const to = { source: "/muster/gateway", exchange: "", routingKey: "auth.requests", timeoutMs: 5_000 };
     const message = prepareRequest(

@@ -41,12 +41,13 @@ export function prepareEvent<C extends EventContract>(
 ): PreparedMessage {
   const attributes = attributesOf(contract.name, `/muster/${contract.owner}`, o.context, o.id, o.tenantId);
   if (o.subject !== undefined) attributes.subject = o.subject;
-  return prepared(attributes, checkedPayload(contract, payload), {
+  const message = prepared(attributes, checkedPayload(contract, payload), {
     exchange: eventsExchange(contract.owner),
     routingKey: contract.name,
     orderingKey: o.orderingKey ?? null,
     payloadBytesMax: contract.payloadBytesMax,
   });
+  return contract.external ? { ...message, unheard: true } : message;
 }
 
 /** A doorbell straight into one VM's queue, in the order of writing. Throws CONTRACT_VIOLATION. */
@@ -158,7 +159,7 @@ function prepared(attributes: Attributes, dataJson: string, to: Addressed): Prep
       details: [{ path: "data", message: `${bytes} bytes of at most ${to.payloadBytesMax}; send less` }],
     });
   }
-  const whole = { specversion: "1.0" as const, ...attributes, datacontenttype: "application/json" as const };
+  const whole = wholeOf(attributes);
   const checked = attributesSchema.safeParse(whole);
   if (!checked.success) {
     throw new MusterError("CONTRACT_VIOLATION", `the envelope of ${attributes.type} is not valid`, {
@@ -180,6 +181,26 @@ function prepared(attributes: Attributes, dataJson: string, to: Addressed): Prep
   };
 }
 
+/** Member by member: a spread costs more than validating the result. What is undefined is not on the wire. */
+function wholeOf(attributes: Attributes): Omit<Envelope, "data"> {
+  return {
+    specversion: "1.0",
+    id: attributes.id,
+    source: attributes.source,
+    type: attributes.type,
+    subject: attributes.subject,
+    time: attributes.time,
+    datacontenttype: "application/json",
+    tenantid: attributes.tenantid,
+    attempt: attributes.attempt,
+    correlationid: attributes.correlationid,
+    causationid: attributes.causationid,
+    timeoutms: attributes.timeoutms,
+    traceparent: attributes.traceparent,
+    identity: attributes.identity,
+  };
+}
+
 function refuseLong(what: string, text: string): void {
   // a character is three bytes at most
   if (text.length * 3 <= shortStringBytesMax || Buffer.byteLength(text) <= shortStringBytesMax) return;
@@ -197,11 +218,11 @@ function mirrored(attributes: Omit<Envelope, "data">): Record<string, string> {
   return headers;
 }
 
-/** AMQP properties of a prepared message: persistent, mandatory. */
-export function publishOptions(message: PreparedMessage): Options.Publish {
+/** AMQP properties of a prepared message: persistent, and mandatory unless nobody need hear it; with `replyTo` its reply names its id. */
+export function publishOptions(message: PreparedMessage, replyTo?: string): Options.Publish {
   const source = message.headers["cloudEvents_source"] ?? "";
-  return {
-    mandatory: true,
+  const options: Options.Publish = {
+    mandatory: message.unheard !== true,
     persistent: true,
     messageId: message.id,
     type: message.type,
@@ -210,4 +231,9 @@ export function publishOptions(message: PreparedMessage): Options.Publish {
     contentType: cloudEventsContentType,
     headers: message.headers,
   };
+  if (replyTo !== undefined) {
+    options.replyTo = replyTo;
+    options.correlationId = message.id;
+  }
+  return options;
 }

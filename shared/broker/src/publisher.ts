@@ -93,7 +93,7 @@ export class Publisher {
     }
     return new Promise((resolve) => {
       const startedMs = performance.now();
-      this.#waiting.push({
+      const entry: Entry = {
         message,
         body: Buffer.from(message.body),
         options: publishOptions(message),
@@ -103,9 +103,9 @@ export class Publisher {
         settled: false,
         writes: 0,
         returned: undefined,
-      });
+      };
       this.#timer.start();
-      this.#pump();
+      if (this.#waiting.length > 0 || !this.#sendNow(entry)) this.#waiting.push(entry);
     });
   }
 
@@ -136,16 +136,21 @@ export class Publisher {
   }
 
   #pump(): void {
-    const channel = this.#channel.channel;
-    if (channel === undefined || this.#options.connection.state === "blocked") return;
     let sent = 0;
     for (const entry of this.#waiting) {
-      if (this.#congested || this.#inFlight.size >= this.#windowMax) break;
-      if (this.#inFlight.size > 0 && this.#bytes + entry.body.length > this.#windowBytesMax) break;
-      if (!entry.settled && !this.#send(channel, entry)) break;
+      if (!entry.settled && !this.#sendNow(entry)) break;
       sent += 1;
     }
     if (sent > 0) this.#waiting.splice(0, sent);
+  }
+
+  /** False when it must wait: for the channel, the broker or the window. */
+  #sendNow(entry: Entry): boolean {
+    const channel = this.#channel.channel;
+    if (channel === undefined || this.#options.connection.state === "blocked") return false;
+    if (this.#congested || this.#inFlight.size >= this.#windowMax) return false;
+    if (this.#inFlight.size > 0 && this.#bytes + entry.body.length > this.#windowBytesMax) return false;
+    return this.#send(channel, entry);
   }
 
   /** False when the channel turned out to be closed. */

@@ -75,10 +75,15 @@ function violation(details: { path: string; message: string }[], cause?: unknown
 /** What work that a message causes runs with; the message becomes its cause. */
 export function contextOf(envelope: Envelope) {
   return {
-    correlationId: envelope.correlationid ?? envelope.id.slice(0, 128),
+    correlationId: correlationOf(envelope),
     causationId: envelope.id,
     traceparent: envelope.traceparent,
     tenantId: envelope.tenantid,
     identity: envelope.identity,
   };
+}
+
+/** A message that names no correlation starts one. */
+export function correlationOf(envelope: Envelope): string {
+  return envelope.correlationid ?? envelope.id.slice(0, 128);
 }

@@ -130,7 +130,7 @@ export class Requester {
   }
 
   #send(channel: ConfirmChannel, message: PreparedMessage): void {
-    const options = { ...publishOptions(message), replyTo: replyQueue, correlationId: message.id };
+    const options = publishOptions(message, replyQueue);
     try {
       channel.publish(
         message.exchange,

@@ -17,7 +17,7 @@ import { queueLabel, type DeliveryOutcome, type Instruments } from "./instrument
 import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
 import { attributesOf, prepareReply } from "./prepare.ts";
-import { contextOf, readEnvelope, readPayload } from "./read-envelope.ts";
+import { contextOf, correlationOf, readEnvelope, readPayload } from "./read-envelope.ts";
 import { Condition } from "./waiting.ts";
 
 export type RequestContext = WorkContext & {
@@ -217,21 +217,20 @@ export class RequestServer implements Consumer {
     route: Route,
     remainingMs: number,
   ): Promise<ErasedItem["context"]> {
-    const base = { ...contextOf(envelope), messageId: envelope.id, remainingMs };
     const { contract } = route;
     if (contract.kind === "report") {
       const sender = this.#options.sender?.(delivery, contract);
       if (sender === undefined) throw new MusterError("UNSUPPORTED_MESSAGE");
-      return { ...base, ...sender };
+      return Object.assign(requestContext(envelope, remainingMs), sender);
     }
-    if (contract.identity === "none") return base;
+    if (contract.identity === "none") return requestContext(envelope, remainingMs);
     if (this.#options.identify === undefined) {
       throw new Error(
         `${contract.name} needs the caller's identity, but the broker was opened without identify`,
       );
     }
     const principal = await this.#options.identify(envelope.identity);
-    return { ...base, principal, tenantId: principal.tenant_id };
+    return Object.assign(requestContext(envelope, remainingMs), { principal, tenantId: principal.tenant_id });
   }
 
   async #work(route: Route, jobs: readonly Job[]): Promise<void> {
@@ -363,6 +362,19 @@ export class RequestServer implements Consumer {
     await Promise.all([...this.#lanes.values()].map((lane) => lane.idle(this.#options.drainTimeoutMs)));
     await this.#consumer?.close();
   }
+}
+
+/** Member by member: spreading another object costs more than reading the whole envelope. */
+function requestContext(envelope: Envelope, remainingMs: number): RequestContext {
+  return {
+    correlationId: correlationOf(envelope),
+    causationId: envelope.id,
+    traceparent: envelope.traceparent,
+    tenantId: envelope.tenantid,
+    identity: envelope.identity,
+    messageId: envelope.id,
+    remainingMs,
+  };
 }
 
 /** Only direct reply-to: whoever asks must not choose a queue for us to write into. */

@@ -10,7 +10,7 @@ import { unhealthy, type Health } from "./health.ts";
 import type { DeliveryOutcome, Instruments } from "./instruments.ts";
 import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
-import { contextOf, readEnvelope, readPayload } from "./read-envelope.ts";
+import { correlationOf, readEnvelope, readPayload } from "./read-envelope.ts";
 import { deadLetterCopy, retryCopy } from "./retry.ts";
 import { fullJitterMs, pause } from "./waiting.ts";
 
@@ -163,11 +163,11 @@ export class Subscriber<T> implements Consumer {
     }
     const seen = new Set<string>();
     for (const { delivery, envelope } of jobs) {
-      const duplicate = !fresh.has(envelope.id) || seen.has(envelope.id);
-      seen.add(envelope.id);
+      if (fresh.has(envelope.id)) seen.add(envelope.id);
       delivery.ack();
-      this.#count(duplicate ? "duplicate" : "acked");
     }
+    this.#count("acked", seen.size);
+    if (seen.size < jobs.length) this.#count("duplicate", jobs.length - seen.size);
     return undefined;
   }
 
@@ -232,8 +232,8 @@ export class Subscriber<T> implements Consumer {
     }
   }
 
-  #count(outcome: DeliveryOutcome): void {
-    this.#options.instruments.deliveries.inc({ queue: this.queue, outcome });
+  #count(outcome: DeliveryOutcome, howMany = 1): void {
+    this.#options.instruments.deliveries.inc({ queue: this.queue, outcome }, howMany);
   }
 
   /** Takes no more, gives back what nobody began, lets the running batch end within the bound. Idempotent. */
@@ -262,8 +262,13 @@ function firstOfEach(jobs: readonly Job[], freshIds: ReadonlySet<string>): Job[]
 }
 
 function eventContext(envelope: Envelope): EventContext {
+  // member by member: spreading another object costs more than reading the whole envelope
   return {
-    ...contextOf(envelope),
+    correlationId: correlationOf(envelope),
+    causationId: envelope.id,
+    traceparent: envelope.traceparent,
+    tenantId: envelope.tenantid,
+    identity: envelope.identity,
     messageId: envelope.id,
     source: envelope.source,
     time: envelope.time,

@@ -131,7 +131,7 @@ export const agentClaim = defineReport({
   }),
   codes: ["AGENT_SUPERSEDED", "AGENT_QUARANTINED"],
   payloadBytesMax: 64 * 1024,
-  batch: { sizeMax: 50, waitMs: 2 },
+  batch: { sizeMax: 50, waitMs: 0 },
 });
 
 const held = { command_id: uuid, attempt, token: z.string().min(16).max(128) };
@@ -198,7 +198,7 @@ export const agentReport = defineReport({
   }),
   codes: ["AGENT_SUPERSEDED", "AGENT_QUARANTINED"],
   payloadBytesMax: 4 * 1024 * 1024,
-  batch: { sizeMax: 50, waitMs: 2 },
+  batch: { sizeMax: 50, waitMs: 0 },
 });
 
 export const agentOutput = defineReport({

@@ -17,7 +17,7 @@ export interface RetryPolicy {
   readonly tiers: readonly RetryTier[];
 }
 
-/** Up to `sizeMax` messages, or what came within `waitMs` of the first, handled in one transaction. */
+/** Up to `sizeMax` messages, or what came within `waitMs` of the first (0: with it), handled in one transaction. */
 export interface BatchPolicy {
   readonly sizeMax: number;
   readonly waitMs: number;

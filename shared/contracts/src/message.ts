@@ -13,9 +13,11 @@ export interface PreparedMessage {
   readonly body: string;
   /** Scalar strings only. */
   readonly headers: Readonly<Record<string, string>>;
+  /** True where it is of no concern that no queue takes it: an event for consumers outside. Absent: a queue must. */
+  readonly unheard?: true;
 }
 
-/** What became of a publish. Only `routed` means that a queue has it. */
+/** What became of a publish. Only `routed` means that a queue has it, or that none need have it. */
 export type PublishVerdict =
   | { readonly kind: "routed" }
   | { readonly kind: "unroutable"; readonly reason: string }

@@ -166,7 +166,7 @@ export const vmOpsRequests = {
     reply: z.object({ command: acceptedCommand, replayed: z.boolean() }),
     codes: ["VM_NOT_FOUND", "VM_RETIRED", "VM_QUEUE_FULL", "IDEMPOTENCY_KEY_REUSED", "ACTION_NOT_SUPPORTED"],
     payloadBytesMax: 4 * 1024 * 1024,
-    batch: { sizeMax: 100, waitMs: 1 },
+    batch: { sizeMax: 100, waitMs: 0 },
   }),
   listCommands: defineRequest({
     owner: "vm-ops",
