@@ -1,8 +1,8 @@
 import { pass } from "./clock.ts";
 
-/** Runs `work` again and again, `inFlight` at once, until the time is over; answers how many succeeded. */
+/** Runs `work` again and again, `inFlight` at once, until the time is over (or `until` holds); answers how many succeeded. */
 export async function closedLoop(
-  o: { inFlight: number; seconds: number },
+  o: { inFlight: number; seconds: number; until?: () => boolean },
   work: (n: number) => Promise<void>,
 ): Promise<{ done: number; seconds: number; failed: number }> {
   const startedMs = performance.now();
@@ -11,7 +11,7 @@ export async function closedLoop(
   let done = 0;
   let failed = 0;
   const caller = async (): Promise<void> => {
-    while (performance.now() < untilMs) {
+    while (performance.now() < untilMs && o.until?.() !== true) {
       try {
         await work(n++);
         done += 1;

@@ -5,7 +5,7 @@ import { resultsQueue, vmQueueOf } from "./dispatcher.ts";
 /** The other half: consumes every VM's queue; claim and result are confirmed by the broker before the command is acknowledged. */
 const prefetch = 50;
 const vms = Number(process.env.MUSTER_BENCH_VMS);
-const model = await connect(process.env.MUSTER_BENCH_AMQP_URL ?? "");
+const model = await connect(process.env.MUSTER_BENCH_AMQP_URL ?? "", { noDelay: true });
 const reports = await model.createConfirmChannel();
 const commands = await model.createChannel();
 await commands.prefetch(prefetch);

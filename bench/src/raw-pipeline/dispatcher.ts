@@ -39,7 +39,9 @@ export class Dispatcher {
   readonly #delete = new Gather<string>({
     sizeMax: 400,
     inFlightMax: 1,
-    send: async (ids) => void (await this.#pool.query({ name: "d", text: deleteText, values: [ids] })),
+    send: async (ids) => {
+      await this.#pool.query({ name: "d", text: deleteText, values: [ids] });
+    },
   });
   #ready: RawCommand[] = [];
   #unconfirmed = 0;
@@ -56,7 +58,7 @@ export class Dispatcher {
 
   static async open(o: { amqpUrl: string; databaseUrl: string }): Promise<Dispatcher> {
     const pool = new Pool({ connectionString: o.databaseUrl, max: 8, options: byKeyOnly });
-    const model = await connect(o.amqpUrl);
+    const model = await connect(o.amqpUrl, { noDelay: true });
     const dispatcher = new Dispatcher(pool, model, await model.createConfirmChannel());
     const results = await model.createChannel();
     await results.prefetch(resultsPrefetch);

@@ -35,7 +35,7 @@ function callerOf(header: string | undefined): z.infer<typeof claims> | undefine
   return caller;
 }
 
-const model = await connect(process.env.MUSTER_BENCH_AMQP_URL ?? "");
+const model = await connect(process.env.MUSTER_BENCH_AMQP_URL ?? "", { noDelay: true });
 const channel = await model.createChannel();
 const waiting = new Map<string, (reply: string) => void>();
 await channel.consume(
