@@ -1,4 +1,6 @@
 import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { uuidv7 } from "@muster/contracts/ids";
@@ -41,6 +43,15 @@ async function textOf(
     if (piece.last) break;
   }
   return Buffer.concat(parts).toString("latin1");
+}
+
+async function socketPair(): Promise<[Socket, Socket]> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const far = connect((server.address() as AddressInfo).port, "127.0.0.1");
+  const [near] = (await once(server, "connection")) as [Socket];
+  server.close();
+  return [near, far];
 }
 
 const pidIn = (path: string): number => Number(readFileSync(path, "utf8"));
@@ -97,6 +108,24 @@ describe("exec and script", () => {
     await eventually(() => expect(existsSync(join(home, "runs", of.handle, "exit.json"))).to.equal(true));
     expect(await driver.start(of).catch(refusal)).to.be.instanceOf(AlreadyStarted);
     expect(readFileSync(join(home, "starts"), "utf8")).to.equal("x\n");
+    await remove();
+  });
+
+  it("are seen to end however late their agent hears of their begin", async () => {
+    const { remove, script, run } = await setup();
+    // Its event loop is held up while it reads what others sent, for longer than a run takes: it can hear of an end
+    // together with another one, before it has read what was said at the begin.
+    const [near, far] = await socketPair();
+    const never = new Int32Array(new SharedArrayBuffer(4));
+    near.on("data", () => {
+      Atomics.wait(never, 0, 0, 100);
+      far.write("x");
+    });
+    far.write("x");
+    const runs = await Promise.all(Array.from({ length: 24 }, () => run(script("true"))));
+    near.destroy();
+    far.destroy();
+    expect(runs.map(({ outcome }) => outcome.outcome)).to.deep.equal(runs.map(() => "succeeded"));
     await remove();
   });
 

@@ -60,6 +60,8 @@ export async function launch(folder: string, spec: Spec): Promise<Running> {
     env: { PATH: spec.env["PATH"] ?? "/usr/bin:/bin" },
     cwd: "/",
   });
+  // Listened for from the first moment: a short run has ended before its first word is read.
+  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   const word = await firstWord(child, JSON.stringify(spec));
   if (word === "exists") throw new AlreadyStarted(`${spec.handle} has a run folder already`);
   if (word.startsWith("failed ")) throw new StartRefused("start_failed", word.slice("failed ".length));
@@ -71,7 +73,6 @@ export async function launch(folder: string, spec: Spec): Promise<Running> {
     return found.state === "running" ? found.running : settledRun(found.outcome, folder);
   }
   child.unref();
-  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   return follow(folder, spec.handle, spec.graceMs, ended);
 }
 
