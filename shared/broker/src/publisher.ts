@@ -195,6 +195,11 @@ export class Publisher {
     const { published, confirmSeconds } = this.#options.instruments;
     published.inc({ type: entry.message.type, verdict: verdict.kind });
     if (entry.writes > 0) confirmSeconds.observe((performance.now() - entry.startedMs) / 1_000);
+    if (this.#options.logger.isLevelEnabled("debug")) {
+      const { id, type, exchange, routingKey, headers } = entry.message;
+      const trail = { message_id: id, type, correlation_id: headers["cloudEvents_correlationid"] };
+      this.#options.logger.debug({ ...trail, exchange, routing_key: routingKey, verdict }, "published");
+    }
     entry.resolve(verdict);
   }
 

@@ -87,3 +87,8 @@ export function contextOf(envelope: Envelope) {
 export function correlationOf(envelope: Envelope): string {
   return envelope.correlationid ?? envelope.id.slice(0, 128);
 }
+
+/** What a line of the log names a message by. */
+export function trailOf({ id, type, correlationid }: Envelope) {
+  return { message_id: id, type, correlation_id: correlationid };
+}

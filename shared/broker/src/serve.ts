@@ -17,7 +17,7 @@ import { queueLabel, type DeliveryOutcome, type Instruments } from "./instrument
 import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
 import { attributesOf, prepareReply } from "./prepare.ts";
-import { contextOf, correlationOf, readEnvelope, readPayload } from "./read-envelope.ts";
+import { contextOf, correlationOf, readEnvelope, readPayload, trailOf } from "./read-envelope.ts";
 import { Condition } from "./waiting.ts";
 
 export type RequestContext = WorkContext & {
@@ -301,12 +301,7 @@ export class RequestServer implements Consumer {
   #answer(delivery: RawDelivery, envelope: Envelope, error: unknown): void {
     const known =
       error instanceof MusterError ? error : new MusterError("INTERNAL", undefined, { cause: error });
-    const log = {
-      err: error,
-      type: envelope.type,
-      message_id: envelope.id,
-      correlation_id: envelope.correlationid,
-    };
+    const log = { err: error, ...trailOf(envelope) };
     if (known.code === "INTERNAL") this.#options.logger.error(log, "a request failed");
     else if (!this.#declared(envelope.type, known.code)) {
       this.#options.logger.error(log, "answered with a code that the contract does not declare");
@@ -332,6 +327,9 @@ export class RequestServer implements Consumer {
       try {
         const message = prepareReply(attributes, body);
         reply(delivery.replyTo, delivery.correlationId ?? envelope.id, message.body);
+        if (this.#options.logger.isLevelEnabled("debug")) {
+          this.#options.logger.debug({ ...trailOf(envelope), ok: body.ok }, "answered");
+        }
       } catch (error) {
         this.#options.logger.error({ err: error, type: envelope.type }, "a reply could not be made");
       }

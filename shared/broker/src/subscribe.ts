@@ -10,7 +10,7 @@ import { unhealthy, type Health } from "./health.ts";
 import type { DeliveryOutcome, Instruments } from "./instruments.ts";
 import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
-import { correlationOf, readEnvelope, readPayload } from "./read-envelope.ts";
+import { correlationOf, readEnvelope, readPayload, trailOf } from "./read-envelope.ts";
 import { deadLetterCopy, retryCopy } from "./retry.ts";
 import { fullJitterMs, pause } from "./waiting.ts";
 
@@ -165,6 +165,9 @@ export class Subscriber<T> implements Consumer {
     for (const { delivery, envelope } of jobs) {
       if (fresh.has(envelope.id)) seen.add(envelope.id);
       delivery.ack();
+      if (this.#options.logger.isLevelEnabled("debug")) {
+        this.#options.logger.debug({ ...trailOf(envelope), fresh: fresh.has(envelope.id) }, "handled");
+      }
     }
     this.#count("acked", seen.size);
     if (seen.size < jobs.length) this.#count("duplicate", jobs.length - seen.size);
@@ -196,7 +199,7 @@ export class Subscriber<T> implements Consumer {
     const attempt = envelope.attempt ?? 1;
     const kind = errorKindOf(error);
     const fate = fateOf(kind, attempt, this.#options.subscription.retry);
-    const log = { err: error, message_id: envelope.id, type: envelope.type, attempt, fate };
+    const log = { err: error, ...trailOf(envelope), attempt, fate };
     this.#options.logger.warn(log, "handling a message failed");
     if (fate.kind === "drop") {
       delivery.ack();
