@@ -43,7 +43,10 @@ export interface PublicDocument {
 export interface HttpServer {
   readonly url: string;
   health(): { ok: boolean; reason?: string; detail?: unknown };
-  /** Stops accepting, ends streams with a hint to reconnect, waits for what is in flight. Idempotent. */
+  /**
+   * Ends streams with a hint to reconnect, answers with `connection: close` for a second while anybody is connected, then
+   * stops accepting and waits for what is in flight. Idempotent.
+   */
   close(): Promise<void>;
 }
 
@@ -77,7 +80,7 @@ export async function openHttpServer<Rs extends Readonly<Record<string, Route>>>
   return {
     url: `http://${host}:${address.port}`,
     health: () =>
-      server.listening
+      server.listening && !front.draining
         ? { ok: true, detail: { in_flight: front.inFlight, streams: streams.open.size } }
         : { ok: false, reason: "not listening" },
     close: () => (closing ??= drain(server, sockets, front, streams)),
@@ -177,6 +180,9 @@ function listening(server: Server, host: string, port: number): Promise<void> {
   });
 }
 
+const lingerMs = 1_000;
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
 async function drain(
   server: Server,
   sockets: ReadonlySet<Socket>,
@@ -184,12 +190,19 @@ async function drain(
   streams: Streams,
 ): Promise<void> {
   front.draining = true;
-  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  // To Node, a connection that never carried a byte is not idle; clients open such ones ahead of need.
-  for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
+  // Whoever is in the middle of asking hears it with the next answer. To close a connection that looks idle breaks the
+  // request that is on its way, and nobody can tell its sender whether it counted.
+  const lingerUntilMs = performance.now() + lingerMs;
   for (const stream of streams.open) stream.end("draining");
-  // A connection that becomes idle only now would keep the server open until its keep-alive ends.
-  const sweep = setInterval(() => server.closeIdleConnections(), 100);
+  while (sockets.size > 0 && performance.now() < lingerUntilMs) await pause(lingerMs / 20);
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  for (const stream of streams.open) stream.end("draining");
+  const sweep = setInterval(() => {
+    // A connection that becomes idle only now would keep the server open until its keep-alive ends.
+    server.closeIdleConnections();
+    // To Node, a connection that never carried a byte is not idle; clients open such ones ahead of need.
+    for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
+  }, 100);
   await closed;
   clearInterval(sweep);
 }

@@ -1,12 +1,25 @@
 import { expect } from "chai";
-import { request } from "node:http";
-import type { IncomingMessage } from "node:http";
+import { Agent, request } from "node:http";
+import type { IncomingMessage, RequestOptions } from "node:http";
 import { errorOf, setup, until } from "./serving.ts";
 
 const streamOf = (url: string, headers: Record<string, string> = {}) =>
   new Promise<IncomingMessage>((resolve, reject) => {
     const asked = request(url, { headers: { accept: "text/event-stream", ...headers } }, resolve);
     asked.on("error", reject);
+    asked.end();
+  });
+
+/** The status of one request and whether the connection ends with it, or how it failed. */
+const answerOf = (url: string, options: RequestOptions) =>
+  new Promise<string>((resolve) => {
+    const asked = request(url, options, (response) => {
+      response.resume().once("end", () => {
+        const ends = response.headers.connection === "close" ? " close" : "";
+        resolve(`${response.statusCode}${ends}`);
+      });
+    });
+    asked.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
     asked.end();
   });
 
@@ -116,12 +129,32 @@ describe("closing the server", () => {
     await until(() => stage.slowStarted === 1);
     const closing = Promise.all([server.close(), server.close()]);
     expect(server.health().ok).to.equal(false);
-    const refused = await fetch(`${server.url}/api/v1/things`).catch(() => "refused");
-    expect(refused).to.equal("refused");
+    while ((await answerOf(`${server.url}/api/v1/things`, {})) !== "ECONNREFUSED");
     stage.gate.open();
     expect((await held).status).to.equal(200);
     await closing;
     await server.close();
+  });
+
+  it("breaks no request of those who keep their connection and ask again and again", async () => {
+    const { server } = await setup();
+    const headers = { authorization: "Bearer member" };
+    let asked = 0;
+    const askers = Array.from({ length: 8 }, async () => {
+      const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+      const seen: string[] = [];
+      for (let last = ""; last !== "200 close"; seen.push(last)) {
+        last = await answerOf(`${server.url}/api/v1/things/a`, { agent, headers });
+        asked += 1;
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
+      agent.destroy();
+      return seen;
+    });
+    await until(() => asked > 50);
+    await server.close();
+    const seen = (await Promise.all(askers)).flat();
+    expect([...new Set(seen)].sort()).to.deep.equal(["200", "200 close"]);
   });
 
   it("leaves an address in use as an error of opening", async () => {

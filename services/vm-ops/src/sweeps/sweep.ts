@@ -81,9 +81,12 @@ async function sweepRule(
 function decideAll(rule: SweepRule, rows: readonly LockedCommand[], thresholds: Thresholds): Written[] {
   return rows.flatMap((row): Written[] => {
     const happening = rules[rule].happening(row, thresholds);
-    const life = happening === undefined ? undefined : transitionOf(row, happening);
-    if (life === undefined) return [];
-    return [{ row, life, actor: "sweep", rule, details: { ...thresholds } }];
+    if (happening === undefined) return [];
+    const life = transitionOf(row, happening);
+    // The history names the event of the table; which sweep saw it is a detail.
+    return life === undefined
+      ? []
+      : [{ row, life, actor: "sweep", rule: happening.event, details: { sweep: rule, ...thresholds } }];
   });
 }
 
