@@ -88,7 +88,7 @@ export class ManagedProcess {
   async ready(timeoutMs = 30_000): Promise<void> {
     await eventuallyHolds(async () => {
       if (this.ended) throw new Error(`${this.name} ended before it was ready; see ${this.logFile}`);
-      const response = await fetch(`${this.internalUrl}/readyz`);
+      const response = await fetch(`${this.internalUrl}/readyz`, { signal: AbortSignal.timeout(5_000) });
       if (!response.ok) throw new Error(`${this.name}: ${await response.text()}`);
     }, timeoutMs);
   }

@@ -27,13 +27,15 @@ export class Steps {
   #counts = new Map<string, number>();
   /** Work of our own is under way: nothing of it counts. */
   #own = false;
+  readonly #taken: boolean;
 
   constructor(order: Order, o: { takePlan: boolean }) {
     this.#order = order;
     this.#trace = openSync(order.trace, "a");
     this.#readPlan();
-    if (o.takePlan && this.#plan !== undefined)
-      renameSync(order.plan, `${order.plan}.${this.#plan.id}.taken`);
+    // What is taken away is for this process alone.
+    this.#taken = o.takePlan && this.#plan !== undefined;
+    if (this.#plan !== undefined && this.#taken) renameSync(order.plan, `${order.plan}.${this.#plan.id}.taken`);
   }
 
   begin(step: string): Begun {
@@ -68,6 +70,7 @@ export class Steps {
   }
 
   #readPlan(): void {
+    if (this.#taken) return;
     const changed = statSync(this.#order.plan, { throwIfNoEntry: false })?.mtimeMs ?? 0;
     if (changed === this.#planChanged) return;
     this.#planChanged = changed;

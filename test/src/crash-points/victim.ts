@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { renameSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -11,7 +12,6 @@ const preload = new URL("./preload.js", import.meta.url).href;
 export class Victim {
   readonly process: ManagedProcess;
   readonly #order: Order;
-  #plans = 0;
 
   /** `home`: an agent's; with `supervisors` those that it starts have the preload too. */
   constructor(
@@ -44,7 +44,7 @@ export class Victim {
 
   /** Tells it, or the next supervisor that it starts, what to do; answers the id by which `hit` knows it. */
   arm(plan: Omit<Plan, "id">, supervisor = false): string {
-    const id = `${this.process.name}-${++this.#plans}`;
+    const id = `${this.process.name}-${randomUUID()}`;
     const file = supervisor ? (this.#order.supervisors?.plan ?? "") : this.#order.plan;
     // Whole at once: it is read at any moment.
     writeFileSync(`${file}.new`, JSON.stringify({ ...plan, id }));

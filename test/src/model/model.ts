@@ -113,7 +113,7 @@ export function openModel(system: System, options: ModelOptions = {}): Model {
       entry.cancelled = true;
       await cancel(client, commandId, within);
     },
-    async started({ key }, withinMs = 30_000) {
+    async started({ key }, withinMs = 120_000) {
       await eventuallyHolds(async () => {
         const starts = await readStarts(startsFile);
         if (!starts.some((start) => start.key === key)) throw new Error(`${key} has not begun`);
