@@ -23,7 +23,7 @@ The last line is "N passed, N failed" or "N passed, N failed, N skipped".
 const limits: Record<Kind, { jobs: number; testTimeoutMs: number; allTimeoutMs: number }> = {
   unit: { jobs: 2, testTimeoutMs: 20_000, allTimeoutMs: 300_000 },
   int: { jobs: 2, testTimeoutMs: 60_000, allTimeoutMs: 900_000 },
-  e2e: { jobs: 1, testTimeoutMs: 120_000, allTimeoutMs: 1_800_000 },
+  e2e: { jobs: 2, testTimeoutMs: 120_000, allTimeoutMs: 2_000_000 },
 };
 const graceMs = 5_000;
 const exitBySignal = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;

@@ -16,8 +16,20 @@ export function writesOf(text: string, values: unknown): string[] {
     for (const [type] of `${text} ${given}`.matchAll(/\b[a-z][a-z-]*(?:\.[a-z-]+)+\.v[0-9]+\b/g))
       found.add(type);
   }
-  for (const [, rule = ""] of given.matchAll(/\\*"rule\\*":\\*"([a-z_]+)/g)) found.add(rule);
+  for (const [, rule = ""] of given.matchAll(/\\*"rule\\*":\\*"([a-z_]+)/g)) found.add(`${ruleMark}${rule}`);
   return [...found];
+}
+
+const ruleMark = "rule:";
+
+/**
+ * The steps that one commit is: each transition that it writes, in whatever company; without any, all that it writes.
+ * What happens to come together seldom comes together again.
+ */
+export function commitsOf(writes: readonly string[]): string[] {
+  const rules = writes.filter((write) => write.startsWith(ruleMark));
+  const names = rules.length > 0 ? rules : [[...writes].sort().join(" ")];
+  return names.map((name) => `commit ${name.replace(ruleMark, "")}`).sort();
 }
 
 /** Commits, and statements that commit by themselves. `after`: the server has answered, the caller knows nothing. */
@@ -35,11 +47,12 @@ export function countCommits(steps: Steps, from: string): void {
     if (commits || /^\s*ROLLBACK\s*$/i.test(text)) open.delete(this);
     const durable = writes === undefined ? fresh : commits ? [...writes] : [];
     if (durable.length === 0) return Reflect.apply(query, this, args);
-    const begun = steps.begin(`commit ${durable.sort().join(" ")}`);
+    const begun = commitsOf(durable).map((step) => steps.begin(step));
     const answer = Reflect.apply(query, this, args);
     if (!(answer instanceof Promise)) return answer;
     return answer.then((result: unknown) => {
-      if (begun.done()) throw new ConnectionCut("Connection terminated unexpectedly");
+      const cut = begun.map((one) => one.done()).includes(true);
+      if (cut) throw new ConnectionCut("Connection terminated unexpectedly");
       return result;
     });
   });

@@ -1,6 +1,6 @@
 import { describe, it } from "mocha";
 import { expect } from "chai";
-import { writesOf } from "./of-database.ts";
+import { commitsOf, writesOf } from "./of-database.ts";
 import { Worklist } from "./sweep.ts";
 
 describe("the steps of a process", () => {
@@ -14,7 +14,13 @@ describe("the steps of a process", () => {
     const moved = writesOf("WITH given AS (SELECT 1) UPDATE commands c SET x = 1", [
       '[{"rule":"claim_granted"}]',
     ]);
-    expect(moved).to.have.members(["update:commands", "claim_granted"]);
+    expect(moved).to.have.members(["update:commands", "rule:claim_granted"]);
+  });
+
+  it("of one commit are its transitions, each by itself, or all that it writes", () => {
+    const writes = ["update:commands", "rule:result_failed", "insert:outbox", "rule:claim_granted"];
+    expect(commitsOf(writes)).to.deep.equal(["commit claim_granted", "commit result_failed"]);
+    expect(commitsOf(["update:vms", "insert:liveness"])).to.deep.equal(["commit insert:liveness update:vms"]);
   });
 
   it("become points once each, also those that only a crash brought about", () => {

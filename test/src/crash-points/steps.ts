@@ -35,7 +35,8 @@ export class Steps {
     this.#readPlan();
     // What is taken away is for this process alone.
     this.#taken = o.takePlan && this.#plan !== undefined;
-    if (this.#plan !== undefined && this.#taken) renameSync(order.plan, `${order.plan}.${this.#plan.id}.taken`);
+    if (this.#plan !== undefined && this.#taken)
+      renameSync(order.plan, `${order.plan}.${this.#plan.id}.taken`);
   }
 
   begin(step: string): Begun {

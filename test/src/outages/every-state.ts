@@ -90,13 +90,22 @@ async function faultsOfEnds(system: System, of: Readonly<Record<string, Accepted
       "SELECT command_id, rule FROM vm_ops.command_events WHERE actor = 'sweep' AND rule <> 'delivery_timeout'",
       [],
     );
+    const events = await admin.query<{ command_id: string; rule: string }>(
+      "SELECT command_id, rule FROM vm_ops.command_events ORDER BY id",
+      [],
+    );
+    const lives = new Map<string, string[]>();
+    for (const { command_id, rule } of events)
+      lives.set(command_id, [...(lives.get(command_id) ?? []), rule]);
     const byId = new Map(rows.map((one) => [one.id, one]));
     return [
       ...Object.entries(of).flatMap(([name, { id = "" }]) => {
         const { state, reason } = byId.get(id) ?? { state: "?", reason: "?" };
         return `${state}:${reason}` === ends[name] ? [] : [`${name} ended as ${state}:${reason}`];
       }),
-      ...rows.filter(({ attempt }) => attempt > 1).map(({ id, attempt }) => `${id} is at attempt ${attempt}`),
+      ...rows
+        .filter(({ attempt }) => attempt > 1)
+        .map(({ id, attempt }) => `${id} is at attempt ${attempt}: ${(lives.get(id) ?? []).join(", ")}`),
       ...judged
         // Its agent stopped it in time and could not say so.
         .filter(({ command_id }) => command_id !== of.overdue?.id)
