@@ -217,6 +217,19 @@ describe("sweeps", function () {
     expect(await read(grant.command_id)).to.include({ state: "expired", reason: "execution_timeout" });
   });
 
+  it("runs again what never started before its time was over, with nobody asking for its end", async () => {
+    const { vm, agent } = await ready();
+    const grant = await agent.granted(await s.exec(vm, { timeout_seconds: 1 }));
+    await age(grant.command_id, "run_until");
+    await sweep("execution_timeout");
+    expect(await read(grant.command_id)).to.include({ state: "running", desired: "cancel" });
+    const never = { outcome: "abandoned", reason: "abandoned", effect: "none" } as const;
+    expect(await agent.result(grant, never)).to.equal("final");
+    expect(await read(grant.command_id)).to.include({ attempt: 2, desired: "run", reason: "abandoned" });
+    await agent.result(await agent.granted(grant.command_id, { attempt: 2 }));
+    expect(await read(grant.command_id)).to.include({ state: "succeeded", attempt: 2 });
+  });
+
   it("ends a cancel that nobody confirms once the agent is gone past its lease, effect unknown", async () => {
     const { vm, agent } = await ready();
     const grant = await agent.granted(await s.exec(vm));

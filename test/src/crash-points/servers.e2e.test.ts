@@ -61,22 +61,26 @@ describe("a server that dies while a service is between two of its durable steps
     await victim.process.ready();
     const errors: unknown[] = [];
     const load = keepAtWork(system, model, vms, (error) => errors.push(String(error)));
-    const enough = model.entries.length + 8;
-    await eventuallyHolds(() => expect(model.entries.length).to.be.at.least(enough), 60_000);
-    const points = chosen(await victim.steps(), kinds);
     const done: string[] = [];
-    for (const point of points) {
-      // After a server was away agents come back by and by, and with them the steps.
-      if (!(await victim.hit(victim.arm(point), 3 * comesWithinMs))) continue;
-      done.push(nameOf(point));
-      await (what === "broker" ? servers.killBroker("SIGKILL") : servers.killDatabase("SIGKILL"));
+    let points: Point[] = [];
+    try {
+      const enough = model.entries.length + 8;
+      await eventuallyHolds(() => expect(model.entries.length).to.be.at.least(enough), 60_000);
+      points = chosen(await victim.steps(), kinds);
+      for (const point of points) {
+        // After a server was away agents come back by and by, and with them the steps.
+        if (!(await victim.hit(victim.arm(point), 3 * comesWithinMs))) continue;
+        done.push(nameOf(point));
+        await (what === "broker" ? servers.killBroker("SIGKILL") : servers.killDatabase("SIGKILL"));
+        victim.process.signal("SIGCONT");
+        await (what === "broker" ? servers.restartBroker() : servers.restartDatabase());
+        await Promise.all(Object.values(system.services).map((service) => service.ready(60_000)));
+      }
+    } finally {
+      victim.disarm();
       victim.process.signal("SIGCONT");
-      await (what === "broker" ? servers.restartBroker() : servers.restartDatabase());
-      await Promise.all(Object.values(system.services).map((service) => service.ready(60_000)));
+      await load.stop();
     }
-    victim.disarm();
-    victim.process.signal("SIGCONT");
-    await load.stop();
     process.stdout.write(`      ${what}: ${points.length} points chosen, killed at ${done.length}\n`);
     expect(done, "points at which the server was killed").to.have.length.at.least(Math.min(3, points.length));
     expect(errors).to.deep.equal([]);

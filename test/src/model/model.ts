@@ -185,6 +185,9 @@ async function judgeOnce(o: Judging): Promise<{ faults: string[]; commands: Map<
   return { faults, commands: new Map(commands.map((command) => [command.key, command])) };
 }
 
+/** Outputs that are read at once. */
+const readersMax = 8;
+
 /** Output that is new since the last check, byte by byte; of what was stopped, what there is of it. */
 async function faultsOfOutput(
   client: Client,
@@ -192,25 +195,34 @@ async function faultsOfOutput(
   commands: ReadonlyMap<string, CommandFacts>,
 ): Promise<string[]> {
   const faults: string[] = [];
-  for (const entry of entries) {
-    const command = commands.get(entry.key);
-    if (command?.phase !== "ended" || entry.outputRead) continue;
-    const end = `${command.state}:${command.reason}`;
-    const whole = end === "succeeded:completed" || end === "failed:exit_nonzero";
-    const output = await readAll(client, command.id).catch((error: unknown) => String(error));
-    if (typeof output === "string") {
-      faults.push(`${entry.key} ${command.id}: its output cannot be read: ${output}`);
-      continue;
+  const left = entries.values();
+  const work = async (): Promise<void> => {
+    for (const entry of left) {
+      const command = commands.get(entry.key);
+      if (command?.phase !== "ended" || entry.outputRead) continue;
+      faults.push(...(await faultsOfOne(client, entry, command)));
     }
-    for (const stream of ["stdout", "stderr"] as const) {
-      const expected = outputOf(entry.key, entry.order[`${stream}Bytes`]);
-      const got = output[stream];
-      const right = whole ? got.equals(expected) : got.equals(expected.subarray(0, got.length));
-      if (!right)
-        faults.push(`${entry.key} ${command.id}: ${stream} has ${got.length} of ${expected.length} bytes`);
-    }
-    entry.outputRead = true;
+  };
+  await Promise.all(Array.from({ length: readersMax }, work));
+  return faults;
+}
+
+async function faultsOfOne(client: Client, entry: Entry, command: CommandFacts): Promise<string[]> {
+  const faults: string[] = [];
+  const end = `${command.state}:${command.reason}`;
+  const whole = end === "succeeded:completed" || end === "failed:exit_nonzero";
+  const output = await readAll(client, command.id).catch((error: unknown) => String(error));
+  if (typeof output === "string") {
+    return [`${entry.key} ${command.id}: its output cannot be read: ${output}`];
   }
+  for (const stream of ["stdout", "stderr"] as const) {
+    const expected = outputOf(entry.key, entry.order[`${stream}Bytes`]);
+    const got = output[stream];
+    const right = whole ? got.equals(expected) : got.equals(expected.subarray(0, got.length));
+    if (!right)
+      faults.push(`${entry.key} ${command.id}: ${stream} has ${got.length} of ${expected.length} bytes`);
+  }
+  entry.outputRead = true;
   return faults;
 }
 

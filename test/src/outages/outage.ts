@@ -21,9 +21,18 @@ export interface Outcome {
   readonly faults: readonly string[];
 }
 
+let preparing: Promise<unknown> = Promise.resolve();
+
+/** One system after another: each brings commands into states that end by themselves. */
+function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  const result = preparing.then(work);
+  preparing = result.catch(() => undefined);
+  return result;
+}
+
 /** Takes something away for as long as ten minutes are, with commands in every state, and nobody's help afterwards. */
 export async function outage(system: System, taken: Taken): Promise<Outcome> {
-  const work = await inEveryState(system);
+  const work = await inTurn(() => inEveryState(system));
   const faults: string[] = [];
   const until = performance.now() + outageMs;
   await taken.gone();

@@ -35,6 +35,11 @@ describe("the event of a result", () => {
     });
   });
 
+  it("puts back what never started before its time was over: nobody asked for its end", () => {
+    const overdue = { ...row, desired: "cancel", reason: "execution_timeout" } as const;
+    expect(eventOfResult(end("abandoned", "abandoned"), overdue).event).to.equal("result_abandoned");
+  });
+
   it("gives up what is abandoned over and over", () => {
     const abandoned = end("abandoned", "abandoned");
     expect(eventOfResult(abandoned, { ...row, abandons: abandonsMax }).event).to.equal("abandons_exhausted");

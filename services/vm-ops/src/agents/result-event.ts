@@ -23,7 +23,7 @@ const failures: ReadonlySet<Reason> = new Set<Reason>([
 
 /**
  * The machine's event for what an agent reports. An agent that was told to stop does not know why: the reason that
- * is on record decides between cancelled, timed out and gone. What was stopped before it ever started is not put
+ * is on record decides between cancelled, timed out and gone. What somebody stopped before it ever started is not put
  * back into the queue.
  */
 export function eventOfResult(
@@ -49,7 +49,8 @@ export function eventOfResult(
       if (stopping === "execution_timeout") return { event: "result_expired", effect };
       return { event: "result_cancelled", effect, reason: cancelReason(stopping, end.reason) };
     case "abandoned":
-      if (row.state === "running" && stopping !== undefined) {
+      // Nobody wants it gone whose time only ran out before it could start: it is put back.
+      if (row.state === "running" && stopping !== undefined && stopping !== "execution_timeout") {
         return {
           event: "result_cancelled",
           effect,

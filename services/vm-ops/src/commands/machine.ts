@@ -242,7 +242,7 @@ export const machine: Readonly<Record<MachineEvent, Row>> = {
   result_poison: ofResult(reported("dead_lettered", "poison"), reported("dead_lettered", "poison")),
   // Provably never started: the next attempt costs no requeue. Too late for one, it still tells the effect.
   result_abandoned: ofResult(
-    { to: "queued", reason: "abandoned", effect: "carried", attempt: "next" },
+    { to: "queued", reason: "abandoned", effect: "carried", attempt: "next", desired: "run" },
     { to: "expired", reason: "abandoned", effect: "carried" },
   ),
   abandons_exhausted: ofRun(unheard("dead_lettered", "abandoned")),
