@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { createWriteStream } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -84,10 +85,18 @@ export class ManagedProcess {
     this.#child = child;
   }
 
+  /** How it ended, and what it said last that was not meant for debugging. */
+  async #lastWords(): Promise<string> {
+    const { exitCode = null, signalCode = null } = this.#child ?? {};
+    const lines = (await readFile(this.logFile, "utf8")).trim().split("\n");
+    const last = lines.filter((line) => !line.includes('"level":"debug"')).slice(-3);
+    return [`exit code ${exitCode}, signal ${signalCode}`, ...last].join("\n");
+  }
+
   /** Resolves when the process says that it is ready; fails at once when it ends before. */
   async ready(timeoutMs = 30_000): Promise<void> {
     await eventuallyHolds(async () => {
-      if (this.ended) throw new Error(`${this.name} ended before it was ready; see ${this.logFile}`);
+      if (this.ended) throw new Error(`${this.name} ended before it was ready: ${await this.#lastWords()}`);
       const response = await fetch(`${this.internalUrl}/readyz`, { signal: AbortSignal.timeout(5_000) });
       if (!response.ok) throw new Error(`${this.name}: ${await response.text()}`);
     }, timeoutMs);
