@@ -53,6 +53,20 @@ describe("output", function () {
     expect(await page(id, "11.4")).to.include({ state: "succeeded", complete: true, cursor: "12.4" });
   });
 
+  it("is complete although its last bytes were never kept, and tells so by its cursor", async () => {
+    const { agent, grant, id } = await running();
+    await agent.output(grant, [
+      { offset: 0, data: "kept" },
+      { offset: 100, data: "", last: true },
+      { stream: "stderr", offset: 7, data: "", last: true },
+    ]);
+    await agent.result(grant);
+    const whole = await page(id);
+    expect(textOf(whole.chunks)).to.equal("kept");
+    expect(whole).to.include({ complete: true, cursor: "100.7" });
+    expect(await page(id, "100.7")).to.include({ complete: true, cursor: "100.7" });
+  });
+
   it("takes repeated and overlapping chunks once, and a jump as what the agent has cut", async () => {
     const { agent, grant, id } = await running();
     const offsets = async (offset: number, data: string) =>

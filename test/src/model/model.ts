@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { createClient, type Client } from "@muster/client/client";
 import { uuidv7 } from "@muster/contracts/ids";
@@ -185,6 +186,8 @@ async function judgeOnce(o: Judging): Promise<{ faults: string[]; commands: Map<
   return { faults, commands: new Map(commands.map((command) => [command.key, command])) };
 }
 
+const sha256Of = (bytes: Buffer): string => createHash("sha256").update(bytes).digest("hex");
+
 /** Outputs that are read at once. */
 const readersMax = 8;
 
@@ -218,7 +221,12 @@ async function faultsOfOne(client: Client, entry: Entry, command: CommandFacts):
   for (const stream of ["stdout", "stderr"] as const) {
     const expected = outputOf(entry.key, entry.order[`${stream}Bytes`]);
     const got = output[stream];
-    const right = whole ? got.equals(expected) : got.equals(expected.subarray(0, got.length));
+    const announced = output.totals?.[stream];
+    // What a full disk did not keep is announced, with the checksum of all of it.
+    const cut = announced !== undefined && announced.bytes_kept < announced.bytes_total;
+    const right = cut
+      ? got.length <= announced.bytes_kept && (!whole || announced.sha256 === sha256Of(expected))
+      : got.equals(whole ? expected : expected.subarray(0, got.length));
     if (!right)
       faults.push(`${entry.key} ${command.id}: ${stream} has ${got.length} of ${expected.length} bytes`);
   }
@@ -226,10 +234,17 @@ async function faultsOfOne(client: Client, entry: Entry, command: CommandFacts):
   return faults;
 }
 
+interface Output {
+  readonly stdout: Buffer;
+  readonly stderr: Buffer;
+  readonly totals: NonNullable<Awaited<ReturnType<Client["readOutput"]>>["data"]["totals"]> | null;
+}
+
 /** The whole output of an ended command; a page that is not answered is asked for again. */
-async function readAll(client: Client, id: string): Promise<{ stdout: Buffer; stderr: Buffer }> {
+async function readAll(client: Client, id: string): Promise<Output> {
   const parts: Record<"stdout" | "stderr", Buffer[]> = { stdout: [], stderr: [] };
   let cursor: string | undefined;
+  let totals: Output["totals"] = null;
   await eventuallyHolds(async () => {
     for (let more = true; more;) {
       const { data } = await client.readOutput({
@@ -238,9 +253,10 @@ async function readAll(client: Client, id: string): Promise<{ stdout: Buffer; st
       });
       for (const chunk of data.chunks) parts[chunk.stream].push(Buffer.from(chunk.data_base64, "base64"));
       cursor = data.cursor;
+      totals = data.totals;
       more = data.chunks.length > 0;
       if (!more && !data.complete) throw new Error("it is not complete");
     }
   }, 30_000);
-  return { stdout: Buffer.concat(parts.stdout), stderr: Buffer.concat(parts.stderr) };
+  return { stdout: Buffer.concat(parts.stdout), stderr: Buffer.concat(parts.stderr), totals };
 }

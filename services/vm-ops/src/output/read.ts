@@ -7,7 +7,7 @@ import type { RequestContext } from "@muster/broker/broker";
 import type { Database, Tx } from "@muster/database/database";
 import { callerOf } from "../caller.ts";
 import { resultOf } from "../commands/row.ts";
-import { readChunks, readHead } from "./store.ts";
+import { chunksMax, readChunks, readHead } from "./store.ts";
 import type { OutputHead, StoredChunk } from "./store.ts";
 
 const pageBytesMax = 256 * 1024;
@@ -49,7 +49,10 @@ async function readPage(
   const stderr = left <= 0 ? [] : await readChunks(tx, { ...key, stream: "stderr" }, from.stderr, left);
   const result = resultOf(head.result);
   const chunks = [...cutTo("stdout", stdout, from.stdout), ...cutTo("stderr", stderr, from.stderr)];
-  const end = { stdout: endOf(stdout, from.stdout), stderr: endOf(stderr, from.stderr) };
+  const end = {
+    stdout: endOf(stdout, from.stdout, pageBytesMax, head.stdout_complete === true ? head.stdout_next : 0),
+    stderr: endOf(stderr, from.stderr, left, head.stderr_complete === true ? head.stderr_next : 0),
+  };
   return {
     state: head.state,
     attempt: head.attempt,
@@ -68,9 +71,15 @@ function cutTo(stream: StreamName, chunks: readonly StoredChunk[], from: number)
   });
 }
 
-function endOf(chunks: readonly StoredChunk[], from: number): number {
+/**
+ * Where a page ends. Once a stream is over and all that is stored of it was read, that is its end: bytes that are missing
+ * there were never kept, such as on a full disk, and nobody may wait for them.
+ */
+function endOf(chunks: readonly StoredChunk[], from: number, bytesMax: number, streamEnd: number): number {
   const last = chunks.at(-1);
-  return last === undefined ? from : last.start_offset + last.bytes.length;
+  const end = last === undefined ? from : last.start_offset + last.bytes.length;
+  const bytes = chunks.reduce((sum, chunk) => sum + chunk.bytes.length, 0);
+  return bytes < bytesMax && chunks.length < chunksMax ? Math.max(end, streamEnd) : end;
 }
 
 function isComplete(head: OutputHead, result: CommandResult | null): boolean {

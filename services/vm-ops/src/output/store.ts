@@ -136,6 +136,9 @@ export interface StoredChunk {
   readonly bytes: Buffer;
 }
 
+/** Chunks that are read at once. */
+export const chunksMax = 512;
+
 /** Chunks of a stream that end after `from`, in order, until `bytesMax` is reached; at least one where there is one. */
 export async function readChunks(
   tx: Tx,
@@ -150,7 +153,7 @@ export async function readChunks(
        FROM (SELECT start_offset, bytes FROM command_output
          WHERE tenant_id = $1 AND command_id = $2 AND attempt = $3 AND stream = $4
            AND start_offset > $5::bigint - 65536 AND start_offset + octet_length(bytes) > $5::bigint
-         ORDER BY start_offset LIMIT 512) stored
+         ORDER BY start_offset LIMIT ${chunksMax}) stored
      ) page WHERE before < $6 ORDER BY start_offset`,
     [key.tenantId, key.commandId, key.attempt, key.stream, from, bytesMax],
     { name: "vmops_read_chunks" },
