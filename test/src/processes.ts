@@ -85,18 +85,19 @@ export class ManagedProcess {
     this.#child = child;
   }
 
-  /** How it ended, and what it said last that was not meant for debugging. */
-  async #lastWords(): Promise<string> {
+  /** How it ended, the worst and the last of what it said that was not meant for debugging. */
+  async lastWords(): Promise<string> {
     const { exitCode = null, signalCode = null } = this.#child ?? {};
     const lines = (await readFile(this.logFile, "utf8")).trim().split("\n");
+    const worst = lines.filter((line) => line.includes('"level":"fatal"')).slice(-1);
     const last = lines.filter((line) => !line.includes('"level":"debug"')).slice(-3);
-    return [`exit code ${exitCode}, signal ${signalCode}`, ...last].join("\n");
+    return [`exit code ${exitCode}, signal ${signalCode}`, ...worst, ...last].join("\n");
   }
 
   /** Resolves when the process says that it is ready; fails at once when it ends before. */
   async ready(timeoutMs = 30_000): Promise<void> {
     await eventuallyHolds(async () => {
-      if (this.ended) throw new Error(`${this.name} ended before it was ready: ${await this.#lastWords()}`);
+      if (this.ended) throw new Error(`${this.name} ended before it was ready: ${await this.lastWords()}`);
       const response = await fetch(`${this.internalUrl}/readyz`, { signal: AbortSignal.timeout(5_000) });
       if (!response.ok) throw new Error(`${this.name}: ${await response.text()}`);
     }, timeoutMs);

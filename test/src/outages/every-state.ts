@@ -80,6 +80,9 @@ export async function inEveryState(system: System): Promise<EveryState> {
 
 const row = z.object({ id: z.string(), state: z.string(), reason: z.string(), attempt: z.number() });
 
+const givenBack = (rules: readonly string[]): number =>
+  rules.filter((rule) => rule === "result_abandoned").length;
+
 /** The outage cost no attempt and changed no end, not even one that a late result set right. */
 async function faultsOfEnds(system: System, of: Readonly<Record<string, Accepted>>): Promise<string[]> {
   return await asAdmin(system.adminDatabaseUrl, async (admin) => {
@@ -104,7 +107,8 @@ async function faultsOfEnds(system: System, of: Readonly<Record<string, Accepted
         return `${state}:${reason}` === ends[name] ? [] : [`${name} ended as ${state}:${reason}`];
       }),
       ...rows
-        .filter(({ attempt }) => attempt > 1)
+        // An agent may give back what it could not start in time: nothing began, nobody judged it.
+        .filter(({ id, attempt }) => attempt - 1 > givenBack(lives.get(id) ?? []))
         .map(({ id, attempt }) => `${id} is at attempt ${attempt}: ${(lives.get(id) ?? []).join(", ")}`),
       ...judged
         // Its agent stopped it in time and could not say so.
