@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { uuidv7 } from "@muster/contracts/ids";
 import { eventually } from "@muster/testing/eventually";
+import { DatabaseSync } from "@photostructure/sqlite";
 import { expect } from "chai";
 import { HomeInUse, openHome } from "../src/journal/home.ts";
 import { Journal } from "../src/journal/journal.ts";
@@ -69,6 +70,32 @@ describe("the agent's journal", () => {
     await journal.close();
     await remove();
   }).timeout(60_000);
+
+  it("takes up one of the version before: what had not started keeps its nonce, or has one now", async () => {
+    const { home, remove } = await setup();
+    const [claiming, received] = [uuidv7(), uuidv7()];
+    const asked = uuidv7();
+    const first = Journal.open(home);
+    for (const commandId of [claiming, received]) {
+      await first.write({ kind: "received", key: { commandId, attempt: 1 }, bell, nonce: asked });
+    }
+    await first.close();
+    const old = new DatabaseSync(join(home, "journal.db"));
+    old.prepare("UPDATE attempts SET state = 'claiming' WHERE command_id = ?").run(claiming);
+    old.prepare("UPDATE attempts SET nonce = NULL WHERE command_id = ?").run(received);
+    old.exec("UPDATE journal SET version = 1");
+    old.close();
+    await Journal.open(home).close();
+    const journal = Journal.open(home);
+    const rows = new Map(journal.open().map((row) => [row.command_id, row]));
+    expect(rows.get(claiming)).to.include({ state: "received", nonce: asked });
+    expect(rows.get(received)?.state).to.equal("received");
+    const made = rows.get(received)?.nonce;
+    expect(made).to.match(/^[0-9a-f-]{36}$/);
+    expect(journal.find({ commandId: received, attempt: 1 })?.nonce, "it stays the same").to.equal(made);
+    await journal.close();
+    await remove();
+  });
 
   it("refuses a file that is not sound", async () => {
     const { home, remove } = await setup();

@@ -7,7 +7,7 @@ export class JournalCorrupt extends Error {
   override readonly name = "JournalCorrupt";
 }
 
-const schemaVersion = 1;
+const schemaVersion = 2;
 
 const schema = `
   CREATE TABLE IF NOT EXISTS journal (
@@ -86,6 +86,7 @@ export function openTables(file: string): { database: DatabaseSyncInstance; row:
     database
       .prepare("INSERT OR IGNORE INTO journal VALUES (1, ?, ?, 0, 0, 0, 0, 0, 1)")
       .run(schemaVersion, randomUUID());
+    upgrade(database);
     const row = journalRow.safeParse(database.prepare("SELECT * FROM journal").get());
     if (!row.success)
       throw new JournalCorrupt(`${file} is not a journal of this version`, { cause: row.error });
@@ -93,6 +94,30 @@ export function openTables(file: string): { database: DatabaseSyncInstance; row:
   } catch (error) {
     database.close();
     if (isCorruption(error)) throw new JournalCorrupt(`${file} is not a sound journal`, { cause: error });
+    throw error;
+  }
+}
+
+/** Version 1 wrote the nonce of a claim in a step of its own, `claiming`: what had not started gets its nonce now. */
+function upgrade(database: DatabaseSyncInstance): void {
+  const old = database.prepare("SELECT 1 FROM journal WHERE version = 1").get();
+  if (old === undefined) return;
+  database.exec("BEGIN IMMEDIATE");
+  try {
+    const keys = z
+      .array(z.object({ command_id: z.string(), attempt: z.number() }))
+      .parse(
+        database
+          .prepare("SELECT command_id, attempt FROM attempts WHERE state IN ('received', 'claiming')")
+          .all(),
+      );
+    const take = database.prepare(
+      "UPDATE attempts SET state = 'received', nonce = coalesce(nonce, ?) WHERE command_id = ? AND attempt = ?",
+    );
+    for (const key of keys) take.run(randomUUID(), key.command_id, key.attempt);
+    database.exec(`UPDATE journal SET version = ${schemaVersion}; COMMIT`);
+  } catch (error) {
+    database.exec("ROLLBACK");
     throw error;
   }
 }
