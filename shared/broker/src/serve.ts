@@ -17,7 +17,7 @@ import { queueLabel, type DeliveryOutcome, type Instruments } from "./instrument
 import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
 import { attributesOf, prepareReply } from "./prepare.ts";
-import { contextOf, correlationOf, readEnvelope, readPayload, trailOf } from "./read-envelope.ts";
+import { contextOf, readEnvelope, readPayload, trailOf } from "./read-envelope.ts";
 import { Condition } from "./waiting.ts";
 
 export type RequestContext = WorkContext & {
@@ -362,18 +362,8 @@ export class RequestServer implements Consumer {
   }
 }
 
-/** Member by member: spreading another object costs more than reading the whole envelope. */
-function requestContext(envelope: Envelope, remainingMs: number): RequestContext {
-  return {
-    correlationId: correlationOf(envelope),
-    causationId: envelope.id,
-    traceparent: envelope.traceparent,
-    tenantId: envelope.tenantid,
-    identity: envelope.identity,
-    messageId: envelope.id,
-    remainingMs,
-  };
-}
+const requestContext = (envelope: Envelope, remainingMs: number): RequestContext =>
+  Object.assign(contextOf(envelope), { messageId: envelope.id, remainingMs });
 
 /** Only direct reply-to: whoever asks must not choose a queue for us to write into. */
 function mayReply(delivery: RawDelivery): delivery is RawDelivery & { replyTo: string } {
