@@ -32,6 +32,19 @@ const idleMs = 60_000;
  */
 const plannerSettings = { enable_seqscan: "off", random_page_cost: "1.1", jit: "off" };
 
+/**
+ * The mapper listens for errors one turn after a connection is made. A server that goes in that moment sends its last
+ * word in the same piece as its welcome, and an error that nobody listens for takes the process down. The connection
+ * is dead then, and says so to whoever asks it first.
+ */
+class Client extends pg.Client {
+  constructor(config?: string | pg.ClientConfig) {
+    super(config);
+    this.on("error", () => undefined);
+  }
+}
+const driver: object = Object.create(pg, { Client: { value: Client } }) as object;
+
 /** Options that the mapper has and its types lack. Without this one it sets the time zone of every connection. */
 const unlisted = { keepDefaultTimezone: true };
 
@@ -40,7 +53,7 @@ export function makeSequelize(settings: ConnectionSettings): Sequelize {
   const startup = { search_path: checkedName(settings.schema, "schema"), ...plannerSettings };
   return new Sequelize(settings.url, {
     dialect: "postgres",
-    dialectModule: pg,
+    dialectModule: driver,
     logging: false,
     ...unlisted,
     standardConformingStrings: false,

@@ -1,3 +1,4 @@
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { eventually } from "@muster/testing/eventually";
@@ -11,6 +12,14 @@ const caught = (promise: Promise<unknown>): Promise<unknown> => promise.then(() 
 
 const pidOf = async (tx: Tx): Promise<number> =>
   (await tx.query<{ pid: number }>("SELECT pg_backend_pid() AS pid"))[0]?.pid ?? 0;
+
+/** One message of the server's protocol. */
+function wire(kind: string, body: Buffer): Buffer {
+  const head = Buffer.alloc(5);
+  head.write(kind);
+  head.writeInt32BE(4 + body.length, 1);
+  return Buffer.concat([head, body]);
+}
 
 const insert = "INSERT INTO things (id, tenant_id, label) VALUES ($1, 'acme', $2)";
 
@@ -75,6 +84,45 @@ describe("a transaction", () => {
       expect(violatedConstraint(error)).to.equal("outbox_message_id_key");
     }
     expect(await labelled(label)).to.equal(0);
+  });
+
+  it("says so when connections end in the moment in which they are made, and outlives them", async () => {
+    const target = new URL(kit.base.urlFor("things"));
+    const sockets = new Set<Socket>();
+    const keep = (socket: Socket): Socket => socket.on("error", () => socket.destroy());
+    let doomed = 2;
+    // What PostgreSQL says to a client that reads it late: the welcome, and that it goes, in one piece.
+    const ended = Buffer.concat([
+      wire("R", Buffer.alloc(4)),
+      wire("Z", Buffer.from("I")),
+      wire(
+        "E",
+        Buffer.from("SFATAL\0C57P01\0Mterminating connection due to unexpected postmaster exit\0\0"),
+      ),
+    ]);
+    const server = createServer((near) => {
+      sockets.add(keep(near));
+      if (doomed-- > 0) {
+        near.once("data", () => near.end(ended));
+        return;
+      }
+      const far = keep(connect(Number(target.port), target.hostname));
+      sockets.add(far);
+      near.pipe(far).pipe(near);
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const url = new URL(target);
+    url.port = String((server.address() as AddressInfo).port);
+    for (const left of [1, 0]) {
+      const error = await caught(kit.open({ url: url.href }));
+      expect(error).to.include({ code: "DEPENDENCY_UNAVAILABLE" });
+      expect(doomed).to.equal(left);
+    }
+    const database = await kit.open({ url: url.href });
+    expect(await database.transaction({ tenants: ["acme"] }, (tx) => pidOf(tx))).to.be.greaterThan(0);
+    await database.close();
+    for (const socket of sockets) socket.destroy();
+    server.close();
   });
 
   it("does not pass off a commit that became a rollback as done", async () => {
