@@ -95,10 +95,7 @@ describe("a transaction", () => {
     const ended = Buffer.concat([
       wire("R", Buffer.alloc(4)),
       wire("Z", Buffer.from("I")),
-      wire(
-        "E",
-        Buffer.from("SFATAL\0C57P01\0Mterminating connection due to unexpected postmaster exit\0\0"),
-      ),
+      wire("E", Buffer.from("SFATAL\0C57P01\0Mterminating connection due to unexpected postmaster exit\0\0")),
     ]);
     const server = createServer((near) => {
       sockets.add(keep(near));
