@@ -100,7 +100,7 @@ async function openParts({ config, database, broker, logger, metrics: registry, 
       metrics: registry,
     }),
   );
-  own("liveness", await openLiveness({ database, broker, leaseMs, logger }));
+  own("liveness", await openLiveness({ database, broker, leaseMs, metrics, logger }));
   own("state counter", openStateCounter({ database, metrics, logger }));
   const pressure = pressureOf({
     outbox: () => database.outboxState(),

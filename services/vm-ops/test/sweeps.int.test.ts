@@ -173,11 +173,12 @@ describe("sweeps", function () {
     // Nothing has touched it for ten minutes: the outage may still go on.
     await s.sql(outage);
     expect(only(await sweep("lease_lost"))).to.include({ matched: 0 });
-    const outageMs = await s.database.transaction("system", async (tx) => {
+    const touched = await s.database.transaction("system", async (tx) => {
       await tx.query(outage);
       return touchLiveness(tx, 90_000);
     });
-    expect(outageMs).to.be.within(600_000, 610_000);
+    expect(touched.outageMs).to.be.within(600_000, 610_000);
+    expect(touched.amnestyMs).to.be.within(770_000, 790_000);
     const report = await sweep("lease_lost");
     expect(only(report)).to.include({ matched: 0 });
     expect(report.amnesty_ms).to.be.within(770_000, 790_000);

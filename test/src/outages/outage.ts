@@ -1,9 +1,8 @@
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
-import { asAdmin } from "../model/facts.ts";
 import type { ServiceName, System } from "../system.ts";
 import { inEveryState } from "./every-state.ts";
 import { outageMs } from "./scale.ts";
-import { keepLooking, look, unready, type Seen } from "./watching.ts";
+import { keepLooking, look, metricOf, unready, type Seen } from "./watching.ts";
 
 /** What is taken away, and how the system says so. */
 export interface Taken {
@@ -31,13 +30,8 @@ function inTurn<T>(work: () => Promise<T>): Promise<T> {
   return result;
 }
 
-/** Outages after which vm-ops forgave leases, as it wrote them down. */
-async function outagesOf(system: System): Promise<boolean> {
-  const rows = await asAdmin(system.adminDatabaseUrl, (admin) =>
-    admin.query<{ outages: number }>("SELECT outages FROM vm_ops.liveness", []),
-  );
-  return (rows[0]?.outages ?? 0) > 0;
-}
+const forgives = async (system: System): Promise<boolean> =>
+  (await metricOf(system.services["vm-ops"], "muster_vmops_amnesty_seconds")) > 0;
 
 /** Takes something away for as long as ten minutes are, with commands in every state, and nobody's help afterwards. */
 export async function outage(system: System, taken: Taken): Promise<Outcome> {
@@ -60,7 +54,7 @@ export async function outage(system: System, taken: Taken): Promise<Outcome> {
   }
   await new Promise((resolve) => setTimeout(resolve, Math.max(0, until - performance.now())));
   await taken.back();
-  const forgiven = taken.amnesty ? eventually(() => outagesOf(system), 60_000) : Promise.resolve(true);
+  const forgiven = taken.amnesty ? eventually(() => forgives(system), 60_000) : Promise.resolve(true);
   const amnesty = forgiven.catch((error: unknown) => faults.push(`no amnesty: ${String(error)}`));
   for (const service of Object.values(system.services)) {
     await service.ready(60_000).catch((error: unknown) => faults.push(`not ready again: ${String(error)}`));

@@ -13,6 +13,9 @@ export interface RunningJobs {
   stop(): Promise<void>;
 }
 
+/** What failed, as all does while a server is away, does not wait for its turn: that may be minutes away. */
+const failedEveryMs = 3_000;
+
 /** Runs each job now and then every `everyMs`, never one over itself; a run that is late is not made up for. */
 export function startJobs(
   jobs: readonly Job[],
@@ -27,26 +30,29 @@ export function startJobs(
   });
   const failing = new Set<string>();
 
-  async function runOnce(job: Job): Promise<void> {
+  /** Resolves with how long after its start the job runs again. */
+  async function runOnce(job: Job): Promise<number> {
     try {
       await job.run(stopping.signal);
       runs.inc({ job: job.name, outcome: "done" });
       if (failing.delete(job.name)) o.logger.info({ job: job.name }, "scheduled work goes through again");
+      return job.everyMs;
     } catch (error) {
-      if (stopping.signal.aborted) return;
+      if (stopping.signal.aborted) return 0;
       runs.inc({ job: job.name, outcome: "failed" });
       const fields = { job: job.name, err: error };
       if (failing.has(job.name)) o.logger.debug(fields, "scheduled work still fails");
-      else o.logger.warn(fields, "scheduled work failed; it is tried again at its next turn");
+      else o.logger.warn(fields, "scheduled work failed; it is tried again soon");
       failing.add(job.name);
+      return Math.min(job.everyMs, failedEveryMs);
     }
   }
 
   async function keepRunning(job: Job): Promise<void> {
     while (!stopping.signal.aborted) {
       const startedMs = now();
-      await runOnce(job);
-      await waitFor(Math.max(0, job.everyMs - (now() - startedMs)), stopping.signal);
+      const everyMs = await runOnce(job);
+      await waitFor(Math.max(0, everyMs - (now() - startedMs)), stopping.signal);
     }
   }
 

@@ -37,7 +37,6 @@ export async function sweepCommands(parts: SweepParts, request: PayloadOf<Contra
     reports.push(await sweepRule(parts, rule, thresholds, request.limit, request.dry_run));
   }
   const amnesty = await parts.database.transaction("system", (tx) => amnestyMs(tx), { readOnly: true });
-  parts.metrics.amnesty.set(amnesty / 1_000);
   return {
     dry_run: request.dry_run,
     rules: reports,
