@@ -100,8 +100,10 @@ export function openTables(file: string): { database: DatabaseSyncInstance; row:
 
 /** Version 1 wrote the nonce of a claim in a step of its own, `claiming`: what had not started gets its nonce now. */
 function upgrade(database: DatabaseSyncInstance): void {
-  const old = database.prepare("SELECT 1 FROM journal WHERE version = 1").get();
-  if (old === undefined) return;
+  const { old } = z
+    .object({ old: z.number() })
+    .parse(database.prepare("SELECT count(*) AS old FROM journal WHERE version = 1").get());
+  if (old === 0) return;
   database.exec("BEGIN IMMEDIATE");
   try {
     const keys = z
