@@ -2,11 +2,12 @@ import { vmQueue } from "@muster/contracts/topology";
 import { commandFinished, vmOpsRequests } from "@muster/contracts/vm-ops";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 import { expect } from "chai";
+import { lockTargets } from "../src/commands/store-accept.ts";
 import { emptyResult, ScriptedAgent } from "./scripted-agent.ts";
 import { codeOf, setup } from "./setup.ts";
 import type { Setup } from "./setup.ts";
 
-const { acceptCommand, getCommand, listCommandEvents, cancelCommand } = vmOpsRequests;
+const { acceptCommand, getCommand, listCommandEvents, cancelCommand, retireVm } = vmOpsRequests;
 
 describe("the life of a command", function () {
   this.timeout(60_000);
@@ -122,6 +123,27 @@ describe("the life of a command", function () {
       ({ payload }) => (JSON.parse(payload) as { data: { command_id: string } }).data.command_id,
     );
     expect(rung).to.deep.equal(ids);
+  });
+
+  it("waits with a VM's retirement for what is being accepted for it", async () => {
+    const vm = await s.vm();
+    const retiring = await s.database.transaction("system", async (tx) => {
+      const [locked] = await lockTargets(tx, [{ tenantId: "acme", vmUuid: vm }], "shared");
+      expect(locked).to.include({ state: "active" });
+      const answer = s.ask(retireVm, { vm_uuid: vm });
+      await eventuallyHolds(async () => {
+        const waiting = await tx.query(
+          "SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))",
+        );
+        expect(waiting).to.have.length(1);
+      });
+      // Another batch is not held up.
+      expect(await codeOf(s.exec(vm))).to.equal("none");
+      return { answer };
+    });
+    expect(await retiring.answer).to.include({ state: "retired" });
+    const left = "SELECT state FROM commands WHERE vm_uuid = $1";
+    expect(await s.sql(left, [vm])).to.deep.equal([{ state: "expired" }]);
   });
 
   it("refuses what no driver of the VM's agent can do, once its drivers are known", async () => {

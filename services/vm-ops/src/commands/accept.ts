@@ -55,18 +55,36 @@ export async function acceptCommands(
   });
 }
 
+/**
+ * As long as few wait for a VM, any number of transactions accept for it at once: none sees the rows of the others, so
+ * each takes a small part of the room only. Beyond that one after another has the VM for itself, and counts exactly.
+ */
+const sharersMax = 16;
+
+/** More wait for a VM than those that share it may assume. */
+class Crowded extends Error {
+  override readonly name = "Crowded";
+}
+
 async function acceptAll(
   { database, waitingMax }: AcceptParts,
   candidates: readonly Candidate[],
 ): Promise<Map<number, AcceptAnswer>> {
   const tenants = [...new Set(candidates.map((candidate) => candidate.tenantId))];
-  return database.transaction({ tenants }, async (tx) => {
-    const answers = new Map<number, AcceptAnswer>();
-    for (let left = candidates; left.length > 0; left = left.filter(({ at }) => !answers.has(at))) {
-      await acceptPass(tx, waitingMax, left, answers);
-    }
-    return answers;
-  });
+  const within = (room: Room): Promise<Map<number, AcceptAnswer>> =>
+    database.transaction({ tenants }, async (tx) => {
+      const answers = new Map<number, AcceptAnswer>();
+      for (let left = candidates; left.length > 0; left = left.filter(({ at }) => !answers.has(at))) {
+        await acceptPass(tx, room, left, answers);
+      }
+      return answers;
+    });
+  try {
+    return await within({ lock: "shared", waitingMax: Math.floor(waitingMax / sharersMax) });
+  } catch (error) {
+    if (!(error instanceof Crowded)) throw error;
+    return await within({ lock: "exclusive", waitingMax });
+  }
 }
 
 function outcomeOf(answer: AcceptAnswer): string {
@@ -85,17 +103,22 @@ function judge({ payload, context }: AcceptItem, at: number): Candidate | Muster
   }
 }
 
-/** Answers at least the first of each key among those that are left. */
+interface Room {
+  readonly lock: "shared" | "exclusive";
+  readonly waitingMax: number;
+}
+
+/** Answers at least the first of each key among those that are left. Throws Crowded when it must be done exclusively. */
 async function acceptPass(
   tx: Tx,
-  waitingMax: number,
+  { lock, waitingMax }: Room,
   left: readonly Candidate[],
   answers: Map<number, AcceptAnswer>,
 ): Promise<void> {
   await answerKnown(tx, left, answers);
   const firsts = firstOfEachKey(left.filter(({ at }) => !answers.has(at)));
   if (firsts.length === 0) return;
-  const targets = await lockTargets(tx, distinctVms(firsts));
+  const targets = await lockTargets(tx, distinctVms(firsts), lock);
   const vms = new Map(targets.map((vm) => [`${vm.tenant_id}/${vm.vm_uuid}`, vm]));
   const fit: { candidate: Candidate; vm: TargetVm; command: NewCommand }[] = [];
   for (const candidate of firsts) {
@@ -117,9 +140,10 @@ async function acceptPass(
   }
   // Another transaction was quicker with the same key; else there was no room.
   await answerKnown(tx, missed, answers);
-  for (const { at } of missed) {
-    if (!answers.has(at))
-      answers.set(at, new MusterError("VM_QUEUE_FULL", undefined, { retryAfterMs: 5_000 }));
+  const full = missed.filter(({ at }) => !answers.has(at));
+  if (full.length > 0 && lock === "shared") throw new Crowded("a VM has many that wait");
+  for (const { at } of full) {
+    answers.set(at, new MusterError("VM_QUEUE_FULL", undefined, { retryAfterMs: 5_000 }));
   }
 }
 

@@ -40,7 +40,7 @@ async function replay(tx: Tx, key: CommandKey, actor: string, deadLetterId: stri
     [key.tenantId, key.id],
   );
   if (known === undefined) throw new MusterError("COMMAND_NOT_FOUND");
-  const [vm] = await lockTargets(tx, [{ tenantId: key.tenantId, vmUuid: known.vm_uuid }]);
+  const [vm] = await lockTargets(tx, [{ tenantId: key.tenantId, vmUuid: known.vm_uuid }], "shared");
   const row = (await lockCommands(tx, [key])).get(keyOf(key));
   if (row === undefined) throw new MusterError("COMMAND_NOT_FOUND");
   const life = transitionOf(row, { event: "replay" });

@@ -50,18 +50,22 @@ export interface TargetVm {
   readonly actions: readonly ActionName[] | null;
 }
 
-/** Locks VMs, in one order for everybody: until the end, nothing else is accepted or claimed for them. */
+/**
+ * Locks VMs, in one order for everybody. Shared: they do not retire and do not change until the end, while others accept
+ * and claim for them as well. Exclusive: nothing else is accepted or claimed for them meanwhile.
+ */
 export async function lockTargets(
   tx: Tx,
   vms: readonly { tenantId: string; vmUuid: string }[],
+  lock: "shared" | "exclusive",
 ): Promise<TargetVm[]> {
   return tx.query<TargetVm>(
     `SELECT v.tenant_id, v.vm_uuid, v.state, v.epoch, s.actions
      FROM vms v LEFT JOIN agent_sessions s ON s.tenant_id = v.tenant_id AND s.agent_id = v.agent_id
      WHERE (v.tenant_id, v.vm_uuid) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
-     ORDER BY v.tenant_id, v.vm_uuid FOR NO KEY UPDATE OF v`,
+     ORDER BY v.tenant_id, v.vm_uuid FOR ${lock === "shared" ? "KEY SHARE" : "UPDATE"} OF v`,
     [vms.map((vm) => vm.tenantId), vms.map((vm) => vm.vmUuid)],
-    { name: "vmops_lock_targets" },
+    { name: `vmops_lock_targets_${lock}` },
   );
 }
 

@@ -110,14 +110,14 @@ export async function listVmRows(tx: Tx, listing: VmListing, limit: number): Pro
   );
 }
 
-/** Locks a VM against acceptance, claims and other changes. */
+/** Locks a VM against acceptance, also the shared one, claims and other changes. */
 export async function lockVm(
   tx: Tx,
   tenantId: string,
   vmUuid: string,
 ): Promise<{ state: "active" | "retired"; epoch: number } | undefined> {
   const [row] = await tx.query<{ state: "active" | "retired"; epoch: number }>(
-    "SELECT state, epoch FROM vms WHERE tenant_id = $1 AND vm_uuid = $2 FOR NO KEY UPDATE",
+    "SELECT state, epoch FROM vms WHERE tenant_id = $1 AND vm_uuid = $2 FOR UPDATE",
     [tenantId, vmUuid],
   );
   return row;
