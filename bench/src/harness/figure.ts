@@ -69,8 +69,12 @@ function lineOf({ name, unit, goal, rounds, ratio, reached }: FigureResult): str
   const wanted = "atLeast" in goal ? `≥ ${goal.atLeast}` : `≤ ${goal.atMost}`;
   const ours = shown(median(rounds.map((round) => round.ours)));
   const raw = shown(median(rounds.map((round) => round.raw)));
-  const spread = `${shown(ratio.lowest)}–${shown(ratio.highest)}`;
-  return `${reached ? "reached" : "MISSED "}  ${name}: ours ${ours} ${unit}, baseline ${raw} ${unit}, ratio ${shown(ratio.median)} (${spread}, ${rounds.length} rounds), goal ${wanted}`;
+  const spread = `${shown(ratio.lowest)}–${shown(ratio.highest)}, ${rounds.length} rounds`;
+  const verdict = reached ? "reached" : "MISSED ";
+  // A count has no baseline.
+  if (rounds.every((round) => round.raw === 1))
+    return `${verdict}  ${name}: ${ours} ${unit} (${spread}), goal ${wanted}`;
+  return `${verdict}  ${name}: ours ${ours} ${unit}, baseline ${raw} ${unit}, ratio ${shown(ratio.median)} (${spread}), goal ${wanted}`;
 }
 
 /** Prints the report for people and writes it as JSON to `path`. */

@@ -206,5 +206,6 @@ function inShort({ slow: atSlow, fast: atFast, rate }: Seen) {
   };
 }
 
-const shortRound = (round: Record<string, Seen>) =>
-  Object.fromEntries(Object.entries(round).map(([name, one]) => [name, inShort(one)]));
+function shortRound(round: Record<string, Seen>) {
+  return Object.fromEntries(Object.entries(round).map(([name, one]) => [name, inShort(one)]));
+}

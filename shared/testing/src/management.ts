@@ -34,7 +34,7 @@ export async function callManagement(
   const response = await fetch(`${origin}/api${path}`, {
     method,
     headers: { authorization: `Basic ${basic}`, "content-type": "application/json" },
-    signal: AbortSignal.timeout(15_000),
+    signal: AbortSignal.timeout(60_000),
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
   const text = await response.text();
