@@ -85,14 +85,14 @@ export async function openMuster(o: { vms: number; payload: string }): Promise<M
     };
     const open = (): Promise<number> => count("phase IN ('waiting', 'running')");
     const settled = async (): Promise<void> => {
-      while ((await open()) > 0) await pass(20);
+      while ((await open()) > 0) await pass(100);
     };
     return {
       saturate: async ({ inFlight, outstandingMax, seconds }) => {
         const before = await count("phase = 'ended'");
         let outstanding = 0;
         // A look at the two partial indexes now and then is enough to keep the bound.
-        const watch = setInterval(() => void open().then((now) => (outstanding = now)), 100);
+        const watch = setInterval(() => void open().then((now) => (outstanding = now)), 250);
         const startedMs = performance.now();
         const loop = await closedLoop({ inFlight, seconds }, async (n) => {
           while (outstanding >= outstandingMax) await pass(2);

@@ -33,6 +33,18 @@ interface Subject {
 const half = (values: readonly number[]): number => percentile(values, 0.5);
 const worst = (values: readonly number[]): number => percentile(values, 0.99);
 
+/** What is compared, with whom, and how it should be. */
+const compared: readonly [other: string, what: string, of: (seen: Seen) => number, goal: Figure["goal"]][] = [
+  ["raw", "p50 at 100/s", (one) => half(one.slow), { atMost: 2 }],
+  ["raw", "p50 at 500/s", (one) => half(one.fast), { atMost: 2 }],
+  ["raw", "p99 at 100/s", (one) => worst(one.slow), { atMost: 3 }],
+  ["raw", "p99 at 500/s", (one) => worst(one.fast), { atMost: 3 }],
+  ["graphile-worker", "completed", (one) => one.rate, { atLeast: 1.2 }],
+  ["graphile-worker", "p99 at 500/s", (one) => worst(one.fast), { atMost: 0.5 }],
+  ["bullmq", "completed", (one) => one.rate, { atLeast: 0.3 }],
+  ["bullmq", "p50 at 500/s", (one) => half(one.fast), { atMost: 2.5 }],
+];
+
 await runBenchmark("p2-latency", async (servers, { rounds, seconds, json, log }) => {
   await keepCommitTimes(servers);
   const redis = await startRedis();
@@ -138,59 +150,12 @@ function latencies(
 }
 
 function figuresOf(seen: readonly Record<string, Seen>[]): Figure[] {
-  const against = (other: string, of: (seen: Seen) => number): Sample[] =>
-    seen.map((round) => ({ ours: of(round["ours"]!), raw: of(round[other]!) }));
-  const ms = "ms";
-  return [
-    {
-      name: "p50 at 100/s, raw pipeline",
-      unit: ms,
-      goal: { atMost: 2 },
-      rounds: against("raw", (one) => half(one.slow)),
-    },
-    {
-      name: "p50 at 500/s, raw pipeline",
-      unit: ms,
-      goal: { atMost: 2 },
-      rounds: against("raw", (one) => half(one.fast)),
-    },
-    {
-      name: "p99 at 100/s, raw pipeline",
-      unit: ms,
-      goal: { atMost: 3 },
-      rounds: against("raw", (one) => worst(one.slow)),
-    },
-    {
-      name: "p99 at 500/s, raw pipeline",
-      unit: ms,
-      goal: { atMost: 3 },
-      rounds: against("raw", (one) => worst(one.fast)),
-    },
-    {
-      name: "completed, graphile-worker",
-      unit: "/s",
-      goal: { atLeast: 1.2 },
-      rounds: against("graphile-worker", (one) => one.rate),
-    },
-    {
-      name: "p99 at 500/s, graphile-worker",
-      unit: ms,
-      goal: { atMost: 0.5 },
-      rounds: against("graphile-worker", (one) => worst(one.fast)),
-    },
-    {
-      name: "completed, BullMQ",
-      unit: "/s",
-      goal: { atLeast: 0.3 },
-      rounds: against("bullmq", (one) => one.rate),
-    },
-    {
-      name: "p50 at 500/s, BullMQ",
-      unit: ms,
-      goal: { atMost: 2.5 },
-      rounds: against("bullmq", (one) => half(one.fast)),
-    },
-  ];
+  return compared.map(([other, what, of, goal]) => ({
+    name: `${what}, ${other}`,
+    unit: what === "completed" ? "/s" : "ms",
+    goal,
+    rounds: seen.map((round): Sample => ({ ours: of(round["ours"]!), raw: of(round[other]!) })),
+  }));
 }
 
 function inShort({ slow: atSlow, fast: atFast, rate }: Seen) {
