@@ -62,6 +62,7 @@ describe("the documents", () => {
   for (const [path, rowsMin] of Object.entries({
     "docs/invariants.md": 15,
     "docs/dispatch-failures.md": 40,
+    "docs/rfc-8725.md": 40,
   })) {
     it(`${path} names tests that exist under the names that are given`, () => {
       const rows = [...textOf(path).matchAll(/^\| [^|]+ \|(?: [^|]+ \|)*$/gm)].map(([row]) => row);

@@ -4,6 +4,8 @@ import { z } from "zod";
 
 /** Claims of an access token (RFC 9068) that we use; jose has checked iss, aud, exp, nbf and iat before. */
 const accessClaims = z.object({
+  /** One audience: a token that others may hold too is none of ours, though a list may name us. */
+  aud: z.string(),
   sub: principal.shape.subject,
   tenant_id: principal.shape.tenant_id,
   roles: principal.shape.roles.default([]),

@@ -1,5 +1,6 @@
 import { createLocalJWKSet, errors } from "jose";
 import type { CryptoKey, FlattenedJWSInput, JSONWebKeySet, JWSHeaderParameters } from "jose";
+import { usableKeys } from "./usable-keys.ts";
 
 export interface KeySetOptions {
   readonly fetchKeys: () => Promise<JSONWebKeySet>;
@@ -91,7 +92,7 @@ export class KeySet {
       const fetched = await this.#o.fetchKeys();
       const text = JSON.stringify(fetched);
       const changed = this.#keys !== undefined && this.#keys.text !== text;
-      this.#keys = { find: createLocalJWKSet(fetched), text, fetchedAtMs: this.#o.now() };
+      this.#keys = { find: createLocalJWKSet(usableKeys(fetched)), text, fetchedAtMs: this.#o.now() };
       if (changed) this.#o.onChanged();
     } catch (error) {
       this.#o.onFailed(error);

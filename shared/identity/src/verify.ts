@@ -14,6 +14,7 @@ import type { JSONWebKeySet } from "jose";
 import { ZodError } from "zod";
 import { readClaims } from "./claims.ts";
 import type { Verified } from "./claims.ts";
+import { isCanonical } from "./form.ts";
 import { KeySet, KeysUnavailable } from "./keys.ts";
 import { TokenCache } from "./token-cache.ts";
 
@@ -128,6 +129,7 @@ async function verifyToken(
   o: { keys: KeySet; now: () => number; issuer: string; audience: string; clockToleranceMs: number },
 ): Promise<Verified> {
   if (token.length > tokenCharsMax || !compactForm.test(token)) throw invalid("not a compact JWS");
+  if (!isCanonical(token)) throw invalid("not written as the issuer writes tokens");
   const header = decodeProtectedHeader(token);
   if (typeof header.kid !== "string" || !/^[\w.-]{1,128}$/.test(header.kid)) throw invalid("no usable kid");
   for (const carried of ["jwk", "jku", "x5u", "x5c", "crit", "b64", "zip"]) {
