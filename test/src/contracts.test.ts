@@ -87,7 +87,7 @@ describe("every route", () => {
 
   for (const [key, route] of all) {
     it(`${key} declares who may call it and only known codes`, () => {
-      expect(route.access).to.be.oneOf(["public", "any", "member", "admin", "owner"]);
+      expect(route.access).to.be.oneOf(["public", "credentials", "any", "member", "admin", "owner"]);
       for (const code of route.codes) expect(errorCodes).to.have.property(code);
       expect(route.summary).to.match(/^[A-Z].{5,160}\.$/);
     });

@@ -35,4 +35,25 @@ export const settings = {
     help: "Seals the private signing keys in the database; the same for every replica",
     secret: true,
   }),
+  MUSTER_AUTH_REFRESH_ABSOLUTE_SECONDS: integer({
+    help: "Life of a refresh token and all that follow it, however much they are used",
+    unit: "s",
+    min: 3_600,
+    max: 90 * 86_400,
+    default: 30 * 86_400,
+  }),
+  MUSTER_AUTH_REFRESH_IDLE_SECONDS: integer({
+    help: "Life of a refresh token that is not used",
+    unit: "s",
+    min: 600,
+    max: 90 * 86_400,
+    default: 7 * 86_400,
+  }),
+  MUSTER_AUTH_REFRESH_RETRY_SECONDS: integer({
+    help: "How long the same request with a refresh token, sent again, gets the same answer; 0 never",
+    unit: "s",
+    min: 0,
+    max: 120,
+    default: 30,
+  }),
 };

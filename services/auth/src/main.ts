@@ -5,6 +5,7 @@ import { startService } from "@muster/service/start";
 import { settings } from "./config.ts";
 import { openAuth } from "./open-auth.ts";
 import { findPublished } from "./signing/store.ts";
+import { openTokenPruner } from "./tokens/prune.ts";
 
 await startService({ name: "auth", settings, env: process.env, argv: process.argv }, async (service) => {
   const { config, logger, metrics } = service;
@@ -51,5 +52,11 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
     shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
     logger,
+    refreshLife: {
+      absoluteSeconds: config.MUSTER_AUTH_REFRESH_ABSOLUTE_SECONDS,
+      idleSeconds: config.MUSTER_AUTH_REFRESH_IDLE_SECONDS,
+      retrySeconds: config.MUSTER_AUTH_REFRESH_RETRY_SECONDS,
+    },
   });
+  service.own("token pruner", openTokenPruner({ database, logger, everyMs: 60_000 }));
 });

@@ -13,6 +13,10 @@ import { Minter } from "./signing/minter.ts";
 import { sealerOf } from "./signing/sealed.ts";
 import { findPublished } from "./signing/store.ts";
 import { createTenant, listTenants } from "./tenants/manage.ts";
+import { issueToken } from "./tokens/issue.ts";
+import type { TokenDeps } from "./tokens/issue.ts";
+import { refreshToken, revokeToken } from "./tokens/refresh.ts";
+import type { RefreshLife } from "./tokens/store.ts";
 
 export interface AuthOptions {
   readonly database: Database;
@@ -22,6 +26,7 @@ export interface AuthOptions {
   readonly operatorTenantId: string;
   readonly shadowTenantId: string;
   readonly logger: Logger;
+  readonly refreshLife: RefreshLife;
 }
 
 /** Resolves when it answers; closing the broker ends it. Throws when the signing key cannot be opened. */
@@ -29,17 +34,22 @@ export async function openAuth(o: AuthOptions): Promise<{ kid: string }> {
   const { database, broker } = o;
   const key = await openActiveKey(database, sealerOf(o.keyEncryptionKey));
   const minter = new Minter({ key, ttlSeconds: o.tokenTtlSeconds, keptMax: 10_000, now: Date.now });
+  const tokens: TokenDeps = {
+    database,
+    keys: apiKeyStore(database),
+    mint: (id, principal, notAfter) => minter.mint(id, principal, notAfter),
+    refreshLife: o.refreshLife,
+  };
   const handlers: RequestHandlers<typeof authRequests> = {
-    exchangeApiKey: exchangeApiKeys({
-      database,
-      keys: apiKeyStore(database),
-      mint: (id, principal, notAfter) => minter.mint(id, principal, notAfter),
-    }),
+    exchangeApiKey: exchangeApiKeys(tokens),
     getKeys: () => database.transaction("system", findPublished, { readOnly: true }),
     ...keyHandlers(database),
     ...accountHandlers(database),
     createTenant: (payload, context) => createTenant(o, payload, context),
     listTenants: (payload, context) => listTenants(database, payload, context),
+    issueToken: (payload) => issueToken(tokens, payload),
+    refreshToken: (payload) => refreshToken(tokens, payload),
+    revokeToken: (payload) => revokeToken(tokens, payload),
   };
   await broker.serve("auth", authRequests, handlers);
   o.logger.info({ kid: key.kid }, "signs with this key");

@@ -84,7 +84,16 @@ export async function setup(): Promise<Setup> {
   const connection = { url: vhost.amqpUrl, name: "auth", service: "auth", identify } as const;
   const broker = await openBroker({ ...connection, logger, metrics });
   const tenants = { operatorTenantId: "default", shadowTenantId };
-  await openAuth({ database, broker, keyEncryptionKey, tokenTtlSeconds: 600, ...tenants, logger });
+  const refreshLife = { absoluteSeconds: 86_400, idleSeconds: 3_600, retrySeconds: 30 };
+  await openAuth({
+    database,
+    broker,
+    keyEncryptionKey,
+    tokenTtlSeconds: 600,
+    ...tenants,
+    logger,
+    refreshLife,
+  });
   const signing = await openActiveKey(database, sealerOf(keyEncryptionKey));
   return {
     postgres,

@@ -21,6 +21,7 @@ import { commandHandlers } from "./routes/commands.ts";
 import { identityHandlers } from "./routes/identity.ts";
 import { outputHandlers } from "./routes/output.ts";
 import { reliabilityHandlers } from "./routes/reliability.ts";
+import { tokenHandlers } from "./routes/tokens.ts";
 import { vmHandlers } from "./routes/vms.ts";
 
 export interface GatewayOptions {
@@ -62,7 +63,8 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
   });
   const hints = await LiveHints.open(broker);
   const handlers: Handlers<typeof routes> = {
-    ...identityHandlers({ apiKeys }),
+    ...identityHandlers(),
+    ...tokenHandlers({ ask, identify, apiKeys, authTimeoutMs: config.MUSTER_GATEWAY_AUTH_TIMEOUT_MS }),
     ...accountHandlers({ ask }),
     ...vmHandlers({ ask }),
     ...commandHandlers({ ask }),

@@ -59,6 +59,16 @@ describe("every route, before its owner is asked,", function () {
     });
   }
 
+  it("wants a token, but for the one that gives tokens and the one that ends them", () => {
+    const open = declared.flatMap(([key, { access }]) =>
+      access === "public" || access === "credentials" ? [[key, access]] : [],
+    );
+    expect(open).to.deep.equal([
+      ["exchangeApiKey", "credentials"],
+      ["revokeToken", "public"],
+    ]);
+  });
+
   it("is in the reference, and the key set is public", async () => {
     const reference = z
       .object({ paths: z.record(z.string(), z.record(z.string(), z.unknown())) })

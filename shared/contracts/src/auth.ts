@@ -14,6 +14,7 @@ import { page } from "./commands.ts";
 import { defineBatchRequest, defineRequest } from "./define.ts";
 import { sha256, uuid } from "./ids.ts";
 import { principal } from "./principal.ts";
+import { tokenRequests } from "./tokens.ts";
 import { cursor, idempotencyKey, limit } from "./vm-ops.ts";
 
 /** API keys read `mk_<prefix>_<secret>`; the prefix may be shown, the secret is known to its holder alone. */
@@ -63,7 +64,7 @@ export const authRequests = {
     summary: "Make an API key for the caller, or for an account that the caller is above.",
     payload: z.object({ api_key: newApiKey, ...key }),
     reply: z.object({ api_key: apiKeyView, secret: keySecret, replayed: z.boolean() }),
-    codes: ["ACCOUNT_NOT_FOUND", "ACCOUNT_DISABLED", "IDEMPOTENCY_KEY_REUSED"],
+    codes: ["ACCOUNT_NOT_FOUND", "ACCOUNT_DISABLED", "API_KEYS_TOO_MANY", "IDEMPOTENCY_KEY_REUSED"],
   }),
   listApiKeys: defineRequest({
     owner: "auth",
@@ -191,4 +192,5 @@ export const authRequests = {
     reply: serviceAccountView,
     codes: ["ACCOUNT_NOT_FOUND"],
   }),
+  ...tokenRequests,
 } as const;

@@ -57,6 +57,21 @@ export const errorCodes = {
     retriable: false,
     sentence: "The token or API key is malformed, unknown, expired or revoked; get a new one.",
   },
+  INVALID_CLIENT: {
+    status: 401,
+    retriable: false,
+    sentence: "The client's id or secret is missing, unknown, expired or revoked; get a new secret for it.",
+  },
+  INVALID_GRANT: {
+    status: 400,
+    retriable: false,
+    sentence: "The refresh token is malformed, unknown, used, expired or revoked; begin again with a key.",
+  },
+  INVALID_SCOPE: {
+    status: 400,
+    retriable: false,
+    sentence: "The scope asks for more than the credential has; details name what. Ask for less.",
+  },
   FORBIDDEN: {
     status: 403,
     retriable: false,
@@ -92,6 +107,11 @@ export const errorCodes = {
     status: 409,
     retriable: false,
     sentence: "The user or service account is disabled and takes no change; make another.",
+  },
+  API_KEYS_TOO_MANY: {
+    status: 409,
+    retriable: false,
+    sentence: "The account has as many working API keys as it may have; revoke one first.",
   },
   USER_ALREADY_EXISTS: {
     status: 409,

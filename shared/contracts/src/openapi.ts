@@ -34,7 +34,10 @@ export function openapiOf(routes: Readonly<Record<string, Route>>, info: OpenApi
     security: [{ bearer: [] }],
     paths,
     components: {
-      securitySchemes: { bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT or API key" } },
+      securitySchemes: {
+        bearer: { type: "http", scheme: "bearer", bearerFormat: "JWT or API key" },
+        client: { type: "http", scheme: "basic", description: "A service account's id and its API key." },
+      },
       schemas,
       parameters: sharedParameters(),
       headers: sharedHeaders(),
@@ -51,21 +54,31 @@ function operationOf(key: string, route: Route, schemas: Json): Json {
       .filter((name) => name !== "IdempotencyKey" || route.idempotencyKey)
       .map((name) => ({ $ref: `#/components/parameters/${name}` })),
   ];
+  const sent = route.body && { schema: schemaOf(route.body, "input", `${key}Body`, schemas) };
   const body = route.body && {
     required: !route.body.safeParse({}).success,
-    content: { "application/json": { schema: schemaOf(route.body, "input", `${key}Body`, schemas) } },
+    content: {
+      "application/json": sent,
+      ...(route.form ? { "application/x-www-form-urlencoded": sent } : {}),
+    },
   };
   return {
     operationId: key,
     summary: route.summary,
     tags: [route.tag],
-    ...(route.access === "public" ? { security: [] } : {}),
+    ...securityOf(route),
     "x-access": route.access,
     ...(route.body ? { "x-body-bytes-max": route.bodyBytesMax } : {}),
     parameters,
     ...(body ? { requestBody: body } : {}),
     responses: { [route.status]: successOf(key, route, schemas), ...failuresOf(route) },
   };
+}
+
+function securityOf({ access }: Route): Json {
+  if (access === "public") return { security: [] };
+  // Or in the body: the empty one says that the header may be missing.
+  return access === "credentials" ? { security: [{ bearer: [] }, { client: [] }, {}] } : {};
 }
 
 function successOf(key: string, route: Route, schemas: Json): Json {

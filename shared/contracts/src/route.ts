@@ -5,8 +5,13 @@ import type { Role } from "./principal.ts";
 /** Largest request body of a route that does not say otherwise. */
 export const bodyBytesDefault = 1024 * 1024;
 
-/** `public`: no token; `any`: any principal; else at least this role. */
-export type RouteAccess = "public" | "any" | Role;
+/**
+ * `public`: no token; `credentials`: the handler itself looks at who asks, for the routes that give tokens; `any`: any
+ * principal; else at least this role.
+ */
+export type RouteAccess = "public" | "credentials" | "any" | Role;
+/** Routes of these reach their handler without a principal. */
+export type OpenAccess = "public" | "credentials";
 
 interface RouteCore {
   readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
@@ -21,6 +26,8 @@ interface RouteCore {
   readonly query?: z.ZodObject;
   /** Strict object, or a union of strict objects. */
   readonly body?: z.ZodType;
+  /** The body may come as a form (application/x-www-form-urlencoded) too, for what OAuth 2.0 says is sent as one. */
+  readonly form?: true;
   /** Status of success. 204 sends no body; its `reply` is `z.null()`. */
   readonly status: 200 | 201 | 202 | 204;
   /** What stands in `data`. */
@@ -92,6 +99,7 @@ function faultOf(route: Route): string | undefined {
     .join();
   if (inPath !== declared) return `params (${declared}) must be the path's parameters (${inPath})`;
   if (route.method === "GET" && route.body !== undefined) return "GET takes no body";
+  if (route.form && route.body === undefined) return "a form is a body";
   if (route.method === "GET" && route.idempotencyKey) return "GET is idempotent by itself";
   if (route.stream !== undefined && route.method !== "GET") return "only GET streams";
   if (route.status === 204 && !(route.reply instanceof z.ZodNull)) return "the reply of 204 is z.null()";
@@ -115,7 +123,9 @@ export function codesOf(route: Route): ErrorCode[] {
   if (route.idempotencyKey) codes.add("IDEMPOTENCY_KEY_INVALID");
   if (route.meta === "cursor") codes.add("CURSOR_INVALID");
   if (route.access !== "public") codes.add("MISSING_BEARER_TOKEN").add("INVALID_OR_MISSING_BEARER_TOKEN");
-  if (route.access !== "public" && route.access !== "any") codes.add("FORBIDDEN");
+  if (!(route.access === "public" || route.access === "credentials" || route.access === "any")) {
+    codes.add("FORBIDDEN");
+  }
   const anyRoute = [
     "BACKPRESSURE",
     "DRAINING",

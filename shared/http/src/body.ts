@@ -1,5 +1,6 @@
 import { MusterError } from "@muster/contracts/errors";
 import type { IncomingMessage } from "node:http";
+import { parse as parseForm } from "node:querystring";
 import { headerOf } from "./headers.ts";
 
 export const bodyDepthMax = 32;
@@ -9,19 +10,31 @@ export class ClientGone extends Error {
   override readonly name = "ClientGone";
 }
 
+/** Fields of a form; RFC 6749 has five. */
+const formFieldsMax = 50;
+
+export interface BodyRules {
+  readonly bodyBytesMax: number;
+  readonly form?: true;
+}
+
 /**
- * The JSON of a request; `{}` when it has no body. Throws MusterError BODY_TOO_LARGE,
- * UNSUPPORTED_MEDIA_TYPE, BAD_JSON, or VALIDATION_FAILED when nested too deep.
+ * The JSON of a request, or the fields of a form where the route takes one; `{}` when it has no body. Throws MusterError
+ * BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, BAD_JSON, or VALIDATION_FAILED when nested too deep.
  */
-export async function readJsonBody(request: IncomingMessage, bytesMax: number): Promise<unknown> {
+export async function readBody(
+  request: IncomingMessage,
+  { bodyBytesMax: bytesMax, form }: BodyRules,
+): Promise<unknown> {
   const length = headerOf(request, "content-length");
   const chunked = request.headers["transfer-encoding"] !== undefined;
   if (!chunked && (length === undefined || length === "0")) return {};
-  refuseMediaType(request);
+  const type = mediaTypeOf(request, form === true);
   if (length !== undefined && Number(length) > bytesMax) throw tooLarge(bytesMax);
   const bytes = await readBytes(request, bytesMax);
   if (bytes.length === 0) return {};
   const text = decoded(bytes);
+  if (type === formType) return fieldsOf(text);
   refuseDepth(text);
   try {
     return JSON.parse(text) as unknown;
@@ -30,17 +43,28 @@ export async function readJsonBody(request: IncomingMessage, bytesMax: number): 
   }
 }
 
-function refuseMediaType(request: IncomingMessage): void {
+const jsonType = "application/json";
+const formType = "application/x-www-form-urlencoded";
+
+function mediaTypeOf(request: IncomingMessage, form: boolean): string {
   const [type, ...parameters] = (headerOf(request, "content-type") ?? "").toLowerCase().split(";");
   const charset = parameters.map((one) => one.trim()).find((one) => one.startsWith("charset="));
   const utf8 = charset === undefined || /^charset="?utf-?8"?$/.test(charset);
   const encoding = headerOf(request, "content-encoding") ?? "identity";
-  if (type!.trim() === "application/json" && utf8 && encoding.toLowerCase() === "identity") return;
+  const taken = form ? [jsonType, formType] : [jsonType];
+  const sent = taken.find((one) => one === type!.trim());
+  if (sent !== undefined && utf8 && encoding.toLowerCase() === "identity") return sent;
   const fault =
     encoding.toLowerCase() === "identity"
-      ? { path: "header.content-type", message: "must be application/json, in UTF-8" }
+      ? { path: "header.content-type", message: `must be ${taken.join(" or ")}, in UTF-8` }
       : { path: "header.content-encoding", message: "must be absent: bodies are not compressed" };
   throw new MusterError("UNSUPPORTED_MEDIA_TYPE", undefined, { details: [fault] });
+}
+
+/** A field without a value is as if it were not there (RFC 6749 §3.2); one that is repeated becomes a list, which no field takes. */
+function fieldsOf(text: string): Record<string, unknown> {
+  const parsed = parseForm(text, "&", "=", { maxKeys: formFieldsMax });
+  return Object.fromEntries(Object.entries(parsed).filter(([, value]) => value !== ""));
 }
 
 function readBytes(request: IncomingMessage, bytesMax: number): Promise<Buffer> {

@@ -62,7 +62,8 @@ function tagOf({ operation }: Entry): string {
 function section({ path, method, operation }: Entry, openapi: Json): string {
   const id = escape(textOf(operation["operationId"]));
   const access = textOf(operation["x-access"]);
-  const who = access === "public" ? "public" : access === "any" ? "any principal" : `role ${access}`;
+  const open = { public: "public", credentials: "by credentials of its own", any: "any principal" };
+  const who = new Map(Object.entries(open)).get(access) ?? `role ${access}`;
   return [
     `<section id="${id}"><h3><span class="method">${escape(method.toUpperCase())}</span> <code>${escape(path)}</code></h3>`,
     `<p>${escape(textOf(operation["summary"]))} <span class="soft">(${escape(who)})</span></p>`,

@@ -1,15 +1,30 @@
 import type { WorkContext } from "@muster/contracts/envelope";
 import type { Principal } from "@muster/contracts/principal";
-import type { BodyOf, CursorMeta, ParamsOf, QueryOf, Route, RouteReplyOf } from "@muster/contracts/route";
+import type {
+  BodyOf,
+  CursorMeta,
+  OpenAccess,
+  ParamsOf,
+  QueryOf,
+  Route,
+  RouteReplyOf,
+} from "@muster/contracts/route";
 import type { SseStream } from "./sse.ts";
 
+export interface BasicCredentials {
+  readonly user: string;
+  readonly password: string;
+}
+
 export interface RouteRequest<R extends Route> {
-  /** undefined on public routes. */
-  readonly principal: R["access"] extends "public" ? undefined : Principal;
+  /** undefined on public routes and on those that look at credentials themselves. */
+  readonly principal: R["access"] extends OpenAccess ? undefined : Principal;
   /** The access token to pass on, as `authenticate` gave it; the context's `identity` is the same. */
-  readonly token: R["access"] extends "public" ? undefined : string | undefined;
+  readonly token: R["access"] extends OpenAccess ? undefined : string | undefined;
   /** What the client sent after `Bearer`, as it came. */
   readonly bearer: string | undefined;
+  /** What came by `Authorization: Basic`. */
+  readonly basic: BasicCredentials | undefined;
   readonly params: ParamsOf<R>;
   readonly query: QueryOf<R>;
   readonly body: BodyOf<R>;

@@ -42,6 +42,15 @@ export function bearerOf(request: IncomingMessage): string | undefined {
   return /^Bearer +(\S+)$/i.exec(header.trim())?.[1] ?? notABearer;
 }
 
+/** `Authorization: Basic` (RFC 7617); undefined where the header is another or malformed. */
+export function basicOf(request: IncomingMessage): { user: string; password: string } | undefined {
+  const encoded = /^Basic +([A-Za-z0-9+/]+={0,2})$/i.exec(request.headers.authorization?.trim() ?? "")?.[1];
+  if (encoded === undefined) return undefined;
+  const text = Buffer.from(encoded, "base64").toString("utf8");
+  const colon = text.indexOf(":");
+  return colon < 0 ? undefined : { user: text.slice(0, colon), password: text.slice(colon + 1) };
+}
+
 /** 1 to 255 visible ASCII, bare or as a quoted structured-field string. Throws IDEMPOTENCY_KEY_INVALID. */
 export function idempotencyKeyOf(request: IncomingMessage): string | undefined {
   const header = headerOf(request, "idempotency-key")?.trim();

@@ -51,7 +51,10 @@ export function sendError(response: ServerResponse, error: MusterError, retryAft
     const seconds = Math.max(1, Math.ceil((error.retryAfterMs ?? retryAfterMs) / 1_000));
     response.setHeader("retry-after", String(seconds));
   }
-  if (error.status === 401) response.setHeader("www-authenticate", 'Bearer realm="muster"');
+  if (error.status === 401) {
+    const scheme = error.code === "INVALID_CLIENT" ? "Basic" : "Bearer";
+    response.setHeader("www-authenticate", `${scheme} realm="muster"`);
+  }
   // Node throws away what was not read of a body, so that the client can finish and read this answer;
   // beyond a bound it is cut off instead.
   const length = Number(response.req.headers["content-length"] ?? 0);

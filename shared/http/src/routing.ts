@@ -6,9 +6,9 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { runWith } from "@muster/telemetry/context";
 import { parse as parseQuery } from "node:querystring";
 import { z } from "zod";
-import { readJsonBody } from "./body.ts";
+import { readBody } from "./body.ts";
 import type { Authenticate, Authenticated, RouteHandler } from "./handler.ts";
-import { acceptsEventStream, bearerOf, headerOf, idempotencyKeyOf } from "./headers.ts";
+import { acceptsEventStream, basicOf, bearerOf, headerOf, idempotencyKeyOf } from "./headers.ts";
 import type { RequestThread } from "./headers.ts";
 import type { HttpLimits } from "./limits.ts";
 import { sendSuccess } from "./reply.ts";
@@ -61,14 +61,13 @@ export function compileRoute<R extends Route>(
       const query = checked(querySchema, queryOf(request, listKeys), "query");
       const idempotencyKey = route.idempotencyKey ? idempotencyKeyOf(request) : undefined;
       const body =
-        route.body === undefined
-          ? undefined
-          : checked(route.body, await readJsonBody(request, route.bodyBytesMax), "body");
+        route.body === undefined ? undefined : checked(route.body, await readBody(request, route), "body");
       const opened: { stream?: OpenSseStream } = {};
       const given = {
         principal: who?.principal,
         token: who?.token,
         bearer,
+        basic: basicOf(request),
         params,
         query,
         body,
@@ -106,7 +105,7 @@ async function authenticated(
   authenticate: Authenticate,
   o: { bearer: string | undefined; thread: RequestThread; signal: AbortSignal },
 ): Promise<Authenticated | undefined> {
-  if (route.access === "public") return undefined;
+  if (route.access === "public" || route.access === "credentials") return undefined;
   const who = await authenticate({ bearer: o.bearer, route, context: o.thread.context, signal: o.signal });
   if (route.access !== "any") refuseRole(who.principal, route.access);
   return who;

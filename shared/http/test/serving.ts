@@ -62,6 +62,16 @@ export const routes = {
     status: 204,
     reply: z.null(),
   }),
+  form: defineRoute({
+    ...base,
+    method: "POST",
+    path: "/api/v1/form",
+    access: "credentials",
+    body: z.strictObject({ name: z.string().max(100).optional(), other: z.string().max(100).optional() }),
+    form: true,
+    bodyBytesMax: 1_024,
+    reply: z.object({ body: z.unknown(), bearer: z.string().nullable(), basic: z.unknown() }),
+  }),
   slow: defineRoute({
     ...base,
     method: "POST",
@@ -124,6 +134,8 @@ const handlersOf = (stage: Stage): Handlers<typeof routes> => ({
       },
     }),
   remove: () => Promise.resolve({ data: null }),
+  form: ({ body, bearer, basic }) =>
+    Promise.resolve({ data: { body, bearer: bearer ?? null, basic: basic ?? null } }),
   async slow({ signal }) {
     stage.slowStarted += 1;
     signal.addEventListener("abort", () => (stage.slowAborted += 1));

@@ -47,7 +47,8 @@ export function exchangeApiKeys({ database, keys, mint }: ExchangeDeps) {
   };
 }
 
-function fits(row: FoundKey | undefined, keySha256: string): row is FoundKey {
+/** Whether this is the key, and one that works; as long for an unknown one. */
+export function fits(row: FoundKey | undefined, keySha256: string): row is FoundKey {
   const same = sameHash(row?.hash, storedHash(keySha256));
   return same && row !== undefined && row.usable;
 }

@@ -17,13 +17,16 @@ import { once } from "../creations.ts";
 import { pageOf, placeOf } from "../cursor.ts";
 import { storable } from "../text.ts";
 import { newApiKey } from "./key.ts";
-import { apiKeyViewOf, findKey, insertKey, listKeys, revokeKey } from "./store-manage.ts";
+import { apiKeyViewOf, countWorking, findKey, insertKey, listKeys, revokeKey } from "./store-manage.ts";
 import type { ApiKeyRow, Holder } from "./store-manage.ts";
 
 type Requests = typeof authRequests;
 type Wanted = PayloadOf<Requests["createApiKey"]>["api_key"];
 
-/** Throws ACCOUNT_NOT_FOUND, ACCOUNT_DISABLED, FORBIDDEN for more than the caller has, IDEMPOTENCY_KEY_REUSED. */
+/** Keys of one account that work at once: enough to change one for another without a gap, anywhere that it is used. */
+export const workingKeysMax = 20;
+
+/** Throws ACCOUNT_NOT_FOUND, ACCOUNT_DISABLED, API_KEYS_TOO_MANY, FORBIDDEN for more than the caller has, IDEMPOTENCY_KEY_REUSED. */
 export async function createApiKey(
   database: Pick<Database, "transaction">,
   { api_key: wanted, idempotency_key: key }: PayloadOf<Requests["createApiKey"]>,
@@ -49,6 +52,10 @@ async function make(tx: Tx, caller: Caller, wanted: Wanted): Promise<{ key: stri
   if (expiresAt !== null && expiresAt.getTime() <= Date.now()) {
     const details = [{ path: "expires_at", message: "must be in the future" }];
     throw new MusterError("VALIDATION_FAILED", undefined, { details });
+  }
+  // Under the tenant's lock: nobody else makes one meanwhile.
+  if ((await countWorking(tx, caller.tenantId, holder.id)) >= workingKeysMax) {
+    throw new MusterError("API_KEYS_TOO_MANY");
   }
   const { key, prefix, hash } = newApiKey();
   const scopes = scopesOf(caller, holder, wanted);

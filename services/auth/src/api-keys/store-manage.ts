@@ -57,6 +57,16 @@ export async function insertKey(tx: Tx, key: NewApiKey): Promise<ApiKeyRow> {
   return keyRow.parse(rows[0]);
 }
 
+/** Neither revoked nor expired. */
+export async function countWorking(tx: Tx, tenantId: string, principalId: string): Promise<number> {
+  const rows = await tx.query(
+    `SELECT 1 FROM api_keys WHERE tenant_id = $1 AND principal_id = $2 AND revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > clock_timestamp()) LIMIT 1000`,
+    [tenantId, principalId],
+  );
+  return rows.length;
+}
+
 /** `principalId` null: whoever holds it. */
 export interface Holder {
   readonly tenantId: string;

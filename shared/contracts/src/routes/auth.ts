@@ -14,6 +14,7 @@ import { keySecret } from "../auth.ts";
 import { uuid } from "../ids.ts";
 import { principal } from "../principal.ts";
 import { defineRoute, pageFields } from "../route.ts";
+import { tokenRoutes } from "./tokens.ts";
 
 const api = "/api/v1";
 const byId = z.object({ id: uuid });
@@ -31,21 +32,6 @@ const keyRoutes = {
     reply: principal,
     codes: [],
   }),
-  exchangeApiKey: defineRoute({
-    method: "POST",
-    path: `${api}/auth/token`,
-    summary: "Exchange an API key, sent as the bearer, for a short-lived access token.",
-    tag: "auth",
-    access: "any",
-    status: 200,
-    reply: z.object({
-      access_token: z.string(),
-      token_type: z.literal("Bearer"),
-      expires_in_seconds: z.number().int(),
-      principal,
-    }),
-    codes: [],
-  }),
   createApiKey: defineRoute({
     method: "POST",
     path: `${api}/auth/api-keys`,
@@ -55,7 +41,13 @@ const keyRoutes = {
     body: newApiKey,
     status: 201,
     reply: z.object({ api_key: apiKeyView, secret: keySecret }),
-    codes: ["ACCOUNT_NOT_FOUND", "ACCOUNT_DISABLED", "FORBIDDEN", "IDEMPOTENCY_KEY_REUSED"],
+    codes: [
+      "ACCOUNT_NOT_FOUND",
+      "ACCOUNT_DISABLED",
+      "API_KEYS_TOO_MANY",
+      "FORBIDDEN",
+      "IDEMPOTENCY_KEY_REUSED",
+    ],
   }),
   listApiKeys: defineRoute({
     method: "GET",
@@ -183,7 +175,8 @@ const serviceAccountRoutes = {
   createServiceAccount: defineRoute({
     method: "POST",
     path: `${api}/service-accounts`,
-    summary: "Make a service account; a key for it comes from POST /api/v1/auth/api-keys.",
+    summary:
+      "Make a service account; a key for it, its client secret too, comes from POST /api/v1/auth/api-keys.",
     tag: "service-accounts",
     access: "admin",
     body: newServiceAccount,
@@ -240,4 +233,10 @@ const serviceAccountRoutes = {
 } as const;
 
 /** Routes that auth answers, by the key of their handler in the gateway. */
-export const authRoutes = { ...keyRoutes, ...tenantRoutes, ...userRoutes, ...serviceAccountRoutes } as const;
+export const authRoutes = {
+  ...keyRoutes,
+  ...tenantRoutes,
+  ...userRoutes,
+  ...serviceAccountRoutes,
+  ...tokenRoutes,
+} as const;

@@ -1,0 +1,95 @@
+import type { PayloadOf, ReplyInputOf } from "@muster/contracts/define";
+import { MusterError } from "@muster/contracts/errors";
+import { uuidv7 } from "@muster/contracts/ids";
+import type { Principal } from "@muster/contracts/principal";
+import type { tokenRequests } from "@muster/contracts/tokens";
+import type { Database, Tx } from "@muster/database/database";
+import { fits } from "../api-keys/exchange.ts";
+import { grantOf } from "../api-keys/grant.ts";
+import type { ApiKeyStore, FoundKey } from "../api-keys/store.ts";
+import type { Minted } from "../signing/minter.ts";
+import { auditFamily } from "./audit.ts";
+import { firstToken } from "./refresh-token.ts";
+import { narrowed, scopeFaults, scopeOf, scopeText } from "./scope.ts";
+import type { Scope } from "./scope.ts";
+import { insertFamily } from "./store.ts";
+import type { RefreshLife } from "./store.ts";
+
+type Issue = (typeof tokenRequests)["issueToken"];
+
+export interface TokenDeps {
+  readonly database: Pick<Database, "transaction">;
+  readonly keys: Pick<ApiKeyStore, "findByPrefixes" | "markUsed">;
+  /** A token for `principal`, perhaps one made before for the same `id`; not valid beyond `notAfter`. */
+  readonly mint: (id: string, principal: Principal, notAfter: Date | null) => Promise<Minted>;
+  readonly refreshLife: RefreshLife;
+}
+
+/**
+ * By an API key, or by client credentials: a service account's id and an API key of it. Unknown, wrong, expired and
+ * revoked ones, and another account's, get the same answer after the same work. Throws INVALID_CLIENT,
+ * INVALID_OR_MISSING_BEARER_TOKEN, INVALID_SCOPE.
+ */
+export async function issueToken(
+  { database, keys, mint, refreshLife }: TokenDeps,
+  payload: PayloadOf<Issue>,
+): Promise<ReplyInputOf<Issue>> {
+  const { scope, offline } = scopeOf(payload.scope);
+  const made = await database.transaction("system", async (tx) => {
+    const [row] = await keys.findByPrefixes(tx, [payload.prefix]);
+    if (!fits(row, payload.key_sha256) || !isClient(row, payload.client_id)) return undefined;
+    if (row.unmarked) await keys.markUsed(tx, [row.id]);
+    const who = grantOf(row);
+    refuseScope(who, scope);
+    const principal = narrowed(who, scope);
+    return { row, principal, family: offline ? await beginFamily(tx, row, scope, refreshLife) : undefined };
+  });
+  if (made === undefined) {
+    throw new MusterError(
+      payload.client_id === undefined ? "INVALID_OR_MISSING_BEARER_TOKEN" : "INVALID_CLIENT",
+    );
+  }
+  const { row, principal, family } = made;
+  const id = [row.id, ...(scope ?? [])].join(" ");
+  const { token, expiresInSeconds } = await mint(id, principal, row.expiresAt);
+  return {
+    access_token: token,
+    expires_in_seconds: expiresInSeconds,
+    principal,
+    scope: scopeText(principal, offline),
+    refresh_token: family?.token ?? null,
+    refresh_expires_at: family?.endsAt.toISOString() ?? null,
+  };
+}
+
+function isClient(row: FoundKey, clientId: string | undefined): boolean {
+  return clientId === undefined || (row.kind === "service-account" && row.principalId === clientId);
+}
+
+/** Throws INVALID_SCOPE naming what is beyond. */
+export function refuseScope(who: Principal, scope: Scope): void {
+  const details = scopeFaults(who, scope);
+  if (details.length > 0) throw new MusterError("INVALID_SCOPE", undefined, { details });
+}
+
+async function beginFamily(
+  tx: Tx,
+  key: FoundKey,
+  scope: Scope,
+  life: RefreshLife,
+): Promise<{ token: string; endsAt: Date }> {
+  const { tenantId, principalId } = key;
+  const id = uuidv7();
+  const actor = `${key.kind}:${principalId}`;
+  const { token, hash } = firstToken();
+  const family = { id, tenantId, principalId, apiKeyId: key.id, notAfter: key.expiresAt, scope };
+  const { endsAt, displaced } = await insertFamily(tx, family, hash, life);
+  for (const one of displaced) {
+    await auditFamily(tx, { tenantId, id: one, actor: "auth" }, "revoked", { reason: "displaced", by: id });
+  }
+  await auditFamily(tx, { tenantId, id, actor }, "issued", {
+    api_key: key.prefix,
+    ...(scope === null ? {} : { scope: scope.join(" ") }),
+  });
+  return { token, endsAt };
+}

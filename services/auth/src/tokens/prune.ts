@@ -1,0 +1,36 @@
+import type { Database } from "@muster/database/database";
+import type { Logger } from "@muster/telemetry/logger";
+import { pruneFamilies } from "./store.ts";
+
+const limit = 1_000;
+const roundsMax = 20;
+
+/** Forgets refresh tokens whose family has ended, some at a time; any number of replicas share the work. */
+export function openTokenPruner(o: {
+  database: Pick<Database, "transaction">;
+  logger: Logger;
+  everyMs: number;
+}): {
+  close(): Promise<void>;
+} {
+  let closed = false;
+  async function prune(): Promise<void> {
+    for (let round = 0; round < roundsMax && !closed; round++) {
+      if ((await o.database.transaction("system", (tx) => pruneFamilies(tx, limit))) < limit) return;
+    }
+  }
+  let running = Promise.resolve();
+  const timer = setInterval(() => {
+    running = running.then(prune).catch((error: unknown) => {
+      o.logger.debug({ err: error }, "ended refresh tokens could not be forgotten");
+    });
+  }, o.everyMs);
+  timer.unref();
+  return {
+    async close() {
+      closed = true;
+      clearInterval(timer);
+      await running;
+    },
+  };
+}

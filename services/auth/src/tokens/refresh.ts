@@ -1,0 +1,94 @@
+import type { PayloadOf, ReplyInputOf } from "@muster/contracts/define";
+import { MusterError } from "@muster/contracts/errors";
+import type { tokenRequests } from "@muster/contracts/tokens";
+import type { Tx } from "@muster/database/database";
+import { grantOf } from "../api-keys/grant.ts";
+import { storedHash } from "../api-keys/key.ts";
+import { auditFamily } from "./audit.ts";
+import { refuseScope } from "./issue.ts";
+import type { TokenDeps } from "./issue.ts";
+import { newSalt, nextToken, requestHash } from "./refresh-token.ts";
+import { narrowed, scopeOf, scopeText } from "./scope.ts";
+import { endFamily, lockFamily, rotate } from "./store.ts";
+import type { PresentedFamily, RefreshLife } from "./store.ts";
+import { verdictOn } from "./verdict.ts";
+
+type Refresh = (typeof tokenRequests)["refreshToken"];
+type Revoke = (typeof tokenRequests)["revokeToken"];
+
+/**
+ * The next token of a family and an access token for what its key and holder are now. A used token revokes its family, and
+ * that is committed although the answer is a refusal. Throws INVALID_GRANT alike for every reason; INVALID_SCOPE, which
+ * uses nothing up.
+ */
+export async function refreshToken(
+  { database, mint, refreshLife }: TokenDeps,
+  payload: PayloadOf<Refresh>,
+): Promise<ReplyInputOf<Refresh>> {
+  const { scope } = scopeOf(payload.scope);
+  const usedBy = requestHash(payload.request_key, payload.scope);
+  const given = await database.transaction("system", async (tx) => {
+    const { retrySeconds } = refreshLife;
+    const family = await lockFamily(tx, storedHash(payload.token_sha256), { usedBy, retrySeconds });
+    if (family === undefined) return undefined;
+    const verdict = verdictOn(family);
+    if (verdict === "reuse") await endReused(tx, family);
+    if (verdict === "reuse" || verdict === "refuse") return undefined;
+    // As key and holder are now; the family's own scope is kept where it still fits.
+    const kept = narrowed(grantOf(family.holder), family.scope);
+    refuseScope(kept, scope);
+    const next = await nextOf(tx, family, { presented: payload.token_sha256, usedBy, life: refreshLife });
+    return { family, principal: narrowed(kept, scope), ...next };
+  });
+  if (given === undefined) throw new MusterError("INVALID_GRANT");
+  const { family, principal, token, endsAt } = given;
+  const minted = await mint(`refresh-family:${family.id}`, principal, family.expires_at);
+  return {
+    access_token: minted.token,
+    expires_in_seconds: minted.expiresInSeconds,
+    principal,
+    scope: scopeText(principal, true),
+    refresh_token: token,
+    refresh_expires_at: endsAt.toISOString(),
+  };
+}
+
+/** A new token, or for a request that was repeated the one that it was given. */
+async function nextOf(
+  tx: Tx,
+  family: PresentedFamily,
+  o: { presented: string; usedBy: Buffer; life: RefreshLife },
+): Promise<{ token: string; endsAt: Date }> {
+  if (family.generation < family.uses && family.salt !== null) {
+    return { token: nextToken(o.presented, family.salt).token, endsAt: family.ends_at };
+  }
+  const salt = newSalt();
+  const { token, hash } = nextToken(o.presented, salt);
+  const { idleSeconds } = o.life;
+  return { token, endsAt: await rotate(tx, family, { usedBy: o.usedBy, salt, hash, idleSeconds }) };
+}
+
+async function endReused(tx: Tx, family: PresentedFamily): Promise<void> {
+  await endFamily(tx, family);
+  const { id, tenant_id: tenantId, generation, uses } = family;
+  const of = { tenantId, id, actor: "auth" };
+  await auditFamily(tx, of, "reuse-detected", { generation: String(generation), uses: String(uses) });
+  await auditFamily(tx, of, "revoked", { reason: "reuse" });
+}
+
+/** RFC 7009: whoever holds a token may end it. An unknown token, or one that has ended, is no fault. */
+export async function revokeToken(
+  { database }: Pick<TokenDeps, "database">,
+  { token_sha256 }: PayloadOf<Revoke>,
+): Promise<ReplyInputOf<Revoke>> {
+  const nobody = { usedBy: Buffer.alloc(32), retrySeconds: 0 };
+  await database.transaction("system", async (tx) => {
+    const family = await lockFamily(tx, storedHash(token_sha256), nobody);
+    if (family === undefined || (await endFamily(tx, family)) === 0) return;
+    const actor = `${family.holder.kind}:${family.principal_id}`;
+    await auditFamily(tx, { tenantId: family.tenant_id, id: family.id, actor }, "revoked", {
+      reason: "asked",
+    });
+  });
+  return {};
+}

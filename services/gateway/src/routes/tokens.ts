@@ -1,0 +1,140 @@
+import { createHash } from "node:crypto";
+import { apiKeyPattern, authRequests } from "@muster/contracts/auth";
+import { MusterError } from "@muster/contracts/errors";
+import { uuid, uuidv7 } from "@muster/contracts/ids";
+import type { ReplyOf } from "@muster/contracts/define";
+import type { RouteReplyOf } from "@muster/contracts/route";
+import type { routes } from "@muster/contracts/routes";
+import { refreshTokenPattern } from "@muster/contracts/tokens";
+import type { Handlers, RouteRequest } from "@muster/http/handler";
+import type { Ask } from "../asking.ts";
+import { authUnavailable } from "../identity/api-keys.ts";
+import type { ApiKeys } from "../identity/api-keys.ts";
+import type { Identify } from "../identity/authenticate.ts";
+
+type Own = Pick<Handlers<typeof routes>, "exchangeApiKey" | "revokeToken">;
+type TokenRequest = RouteRequest<(typeof routes)["exchangeApiKey"]>;
+type Tokens = RouteReplyOf<(typeof routes)["exchangeApiKey"]>;
+type Granted = ReplyOf<typeof authRequests.issueToken>;
+
+interface Deps {
+  readonly ask: Ask;
+  readonly identify: Identify;
+  readonly apiKeys: Pick<ApiKeys, "tokenFor">;
+  readonly authTimeoutMs: number;
+}
+
+/** The grants of OAuth 2.0, and the exchange of an API key. Keys, secrets and tokens are hashed here: none enters a queue. */
+export function tokenHandlers(deps: Deps): Own {
+  return {
+    async exchangeApiKey(request) {
+      const { grant_type, scope } = request.body;
+      if (grant_type === "refresh_token") return { data: await refreshed(deps, request) };
+      if (grant_type === "client_credentials") return { data: await byClient(deps, request) };
+      const key = await apiKeyOf(deps, request.bearer);
+      return {
+        data: scope === undefined ? await exchanged(deps, key) : await byKey(deps, request, { key, scope }),
+      };
+    },
+
+    async revokeToken(request) {
+      const { token } = request.body;
+      if (!refreshTokenPattern.test(token)) return { data: {} };
+      await asked(
+        deps.ask(authRequests.revokeToken, { token_sha256: sha256(token) }, request, deps.authTimeoutMs),
+      );
+      return { data: {} };
+    },
+  };
+}
+
+/** The bearer, where it is an API key that works or may. Throws MISSING_BEARER_TOKEN, INVALID_OR_MISSING_BEARER_TOKEN. */
+async function apiKeyOf({ identify }: Deps, bearer: string | undefined): Promise<string> {
+  // What is refused here is counted as at every other route; shadow mode, which refuses nothing, makes no tokens.
+  await identify(bearer);
+  if (bearer === undefined) throw new MusterError("MISSING_BEARER_TOKEN");
+  if (apiKeyPattern.test(bearer)) return bearer;
+  const details = [{ path: "header.authorization", message: "must be an API key" }];
+  throw new MusterError("INVALID_OR_MISSING_BEARER_TOKEN", undefined, { details });
+}
+
+async function exchanged({ apiKeys }: Deps, key: string): Promise<Tokens> {
+  const { token, principal, expiresAtMs } = await apiKeys.tokenFor(key);
+  const leftSeconds = Math.max(1, Math.floor((expiresAtMs - Date.now()) / 1_000));
+  return { access_token: token, token_type: "Bearer", expires_in_seconds: leftSeconds, principal };
+}
+
+async function byKey(
+  deps: Deps,
+  request: TokenRequest,
+  { key, scope, clientId }: { key: string; scope: string | undefined; clientId?: string },
+): Promise<Tokens> {
+  const payload = {
+    prefix: key.split("_", 2)[1] ?? "",
+    key_sha256: sha256(key),
+    ...(clientId === undefined ? {} : { client_id: clientId }),
+    ...(scope === undefined ? {} : { scope }),
+  };
+  return shown(await asked(deps.ask(authRequests.issueToken, payload, request, deps.authTimeoutMs)));
+}
+
+async function byClient(deps: Deps, request: TokenRequest): Promise<Tokens> {
+  const { basic, body } = request;
+  const inBody = body.client_id !== undefined || body.client_secret !== undefined;
+  if (basic !== undefined && inBody) {
+    const details = [
+      { path: "header.authorization", message: "send client_id and client_secret in one place" },
+    ];
+    throw new MusterError("VALIDATION_FAILED", undefined, { details });
+  }
+  const clientId = basic?.user ?? body.client_id;
+  const secret = basic?.password ?? body.client_secret;
+  // Whatever can be no client's says nothing of any client: it need not be asked for.
+  if (!uuid.safeParse(clientId).success || secret === undefined || !apiKeyPattern.test(secret)) {
+    throw new MusterError("INVALID_CLIENT");
+  }
+  return await byKey(deps, request, { key: secret, scope: body.scope, clientId: clientId ?? "" });
+}
+
+async function refreshed(deps: Deps, { body, idempotencyKey, ...request }: TokenRequest): Promise<Tokens> {
+  const token = body.refresh_token ?? "";
+  if (!refreshTokenPattern.test(token)) throw new MusterError("INVALID_GRANT");
+  const payload = {
+    token_sha256: sha256(token),
+    // Made here where the client names none: the message may be delivered twice, and is one request then too.
+    request_key: idempotencyKey ?? uuidv7(),
+    ...(body.scope === undefined ? {} : { scope: body.scope }),
+  };
+  return shown(await asked(deps.ask(authRequests.refreshToken, payload, request, deps.authTimeoutMs)));
+}
+
+function shown(granted: Granted): Tokens {
+  return {
+    access_token: granted.access_token,
+    token_type: "Bearer",
+    expires_in_seconds: granted.expires_in_seconds,
+    principal: granted.principal,
+    scope: granted.scope,
+    ...(granted.refresh_token === null ? {} : { refresh_token: granted.refresh_token }),
+    ...(granted.refresh_expires_at === null ? {} : { refresh_expires_at: granted.refresh_expires_at }),
+  };
+}
+
+const refusals: ReadonlySet<string> = new Set([
+  "INVALID_CLIENT",
+  "INVALID_GRANT",
+  "INVALID_SCOPE",
+  "INVALID_OR_MISSING_BEARER_TOKEN",
+  "VALIDATION_FAILED",
+]);
+
+/** That auth cannot be asked says nothing about what was presented. */
+async function asked<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw error instanceof MusterError && refusals.has(error.code) ? error : authUnavailable(error);
+  }
+}
+
+const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");

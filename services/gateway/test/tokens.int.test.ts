@@ -1,0 +1,260 @@
+import { createHash, randomBytes } from "node:crypto";
+import { authRequests } from "@muster/contracts/auth";
+import type { RequestHandlers } from "@muster/broker/broker";
+import { MusterError, wireError } from "@muster/contracts/errors";
+import type { ErrorCode } from "@muster/contracts/errors";
+import { uuidv7 } from "@muster/contracts/ids";
+import { routes } from "@muster/contracts/routes";
+import { expect } from "chai";
+import { z } from "zod";
+import { setup } from "./setup.ts";
+import type { Bundle } from "./setup.ts";
+
+const { exchangeApiKey, getKeys, issueToken, refreshToken, revokeToken } = authRequests;
+const asked = { exchangeApiKey, getKeys, issueToken, refreshToken, revokeToken };
+const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
+const secretOf = () => randomBytes(32).toString("base64url");
+const newKey = () => `mk_abcdefghij_${secretOf()}`;
+const basic = (user: string, password: string) => ({
+  authorization: `Basic ${Buffer.from(`${user}:${password}`).toString("base64")}`,
+});
+const asForm = (body: Record<string, string>) => ({
+  body: new URLSearchParams(body).toString(),
+  headers: { "content-type": "application/x-www-form-urlencoded" },
+});
+const asJson = (body: object) => ({
+  body: JSON.stringify(body),
+  headers: { "content-type": "application/json" },
+});
+type Sent = { body: string; headers: Record<string, string> };
+
+const answer = z.object({ data: routes.exchangeApiKey.reply });
+const failure = z.object({ success: z.literal(false), error: wireError });
+
+/** An auth that says yes to all and keeps what it was asked; or says `refusal`. */
+async function serveAuth(s: Bundle) {
+  const seen: Record<string, unknown>[] = [];
+  const state: { refusal: ErrorCode | undefined } = { refusal: undefined };
+  const principal = { tenant_id: "acme", subject: "user:test", roles: ["member" as const], permissions: [] };
+  const granted = async (payload: Record<string, unknown>) => {
+    seen.push(payload);
+    if (state.refusal !== undefined) throw new MusterError(state.refusal);
+    return {
+      access_token: await s.issuer.token("member"),
+      expires_in_seconds: 600,
+      principal,
+      scope: "member offline_access",
+      refresh_token: `mr_${secretOf()}`,
+      refresh_expires_at: "2030-01-01T00:00:00.000Z",
+    };
+  };
+  const handlers: RequestHandlers<typeof asked> = {
+    exchangeApiKey: (items) =>
+      Promise.all(
+        items.map(async () => ({
+          access_token: await s.issuer.token("member"),
+          expires_in_seconds: 600,
+          principal,
+        })),
+      ),
+    getKeys: () => Promise.resolve({ keys: s.issuer.keys }),
+    issueToken: granted,
+    refreshToken: granted,
+    async revokeToken(payload) {
+      seen.push(payload);
+      return {};
+    },
+  };
+  await s.peers.serve("auth", asked, handlers);
+  return { seen, state };
+}
+
+describe("the token route", function () {
+  this.timeout(60_000);
+  let s: Bundle;
+  let auth: Awaited<ReturnType<typeof serveAuth>>;
+  before(async () => {
+    s = await setup({ serveAuth: false });
+    auth = await serveAuth(s);
+  });
+  after(() => s.close());
+  beforeEach(() => {
+    auth.seen.length = 0;
+    auth.state.refusal = undefined;
+  });
+
+  const post = (path: string, { body, headers }: Sent, more: Record<string, string> = {}) =>
+    fetch(`${s.url}/api/v1/auth/${path}`, { method: "POST", body, headers: { ...headers, ...more } });
+  const refusalOf = async (response: Response) => {
+    const { error } = failure.parse(await response.json());
+    return {
+      status: response.status,
+      code: error.code,
+      paths: (error.details ?? []).map(({ path }) => path),
+    };
+  };
+
+  it("takes client credentials by Basic or in the body, as form or JSON, and sends no secret on", async () => {
+    const [client_id, client_secret] = [uuidv7(), newKey()];
+    const grant_type = "client_credentials";
+    const scope = "member offline_access";
+    const ways: [Sent, Record<string, string>][] = [
+      [asForm({ grant_type, scope }), basic(client_id, client_secret)],
+      [asJson({ grant_type, scope }), basic(client_id, client_secret)],
+      [asForm({ grant_type, scope, client_id, client_secret }), {}],
+      [asJson({ grant_type, scope, client_id, client_secret }), {}],
+    ];
+    for (const [sent, headers] of ways) {
+      const response = await post("token", sent, headers);
+      expect(response.status).to.equal(200);
+      expect(response.headers.get("cache-control")).to.equal("no-store");
+      const { data } = answer.parse(await response.json());
+      expect(data).to.include({
+        token_type: "Bearer",
+        scope,
+        refresh_expires_at: "2030-01-01T00:00:00.000Z",
+      });
+      expect(data.refresh_token).to.match(/^mr_/);
+    }
+    const payload = { prefix: "abcdefghij", key_sha256: sha256(client_secret), client_id, scope };
+    expect(auth.seen).to.deep.equal([payload, payload, payload, payload]);
+  });
+
+  it("takes an API key as the bearer with a scope, and without any body as ever", async () => {
+    const key = newKey();
+    const headers = { authorization: `Bearer ${key}` };
+    const plain = await fetch(`${s.url}/api/v1/auth/token`, { method: "POST", headers });
+    const { data } = answer.parse(await plain.json());
+    expect(Object.keys(data)).to.have.members([
+      "access_token",
+      "token_type",
+      "expires_in_seconds",
+      "principal",
+    ]);
+    expect(auth.seen).to.deep.equal([]);
+    const scoped = await post("token", asForm({ scope: "offline_access" }), headers);
+    expect(answer.parse(await scoped.json()).data.refresh_token).to.match(/^mr_/);
+    expect(auth.seen).to.deep.equal([
+      { prefix: "abcdefghij", key_sha256: sha256(key), scope: "offline_access" },
+    ]);
+  });
+
+  it("names a refresh by its Idempotency-Key, or else anew each time", async () => {
+    const refresh_token = `mr_${secretOf()}`;
+    const sent = asForm({ grant_type: "refresh_token", refresh_token });
+    const named = { "idempotency-key": "again" };
+    for (const headers of [named, named, {}, {}]) {
+      expect((await post("token", sent, headers)).status).to.equal(200);
+    }
+    const keys = auth.seen.map(({ request_key }) => request_key);
+    expect(keys.slice(0, 2)).to.deep.equal(["again", "again"]);
+    expect(new Set(keys)).to.have.length(3);
+    for (const one of auth.seen) expect(one).to.include({ token_sha256: sha256(refresh_token) });
+    expect(JSON.stringify(auth.seen)).to.not.include(refresh_token);
+  });
+
+  it("refuses what can be no credential without asking, and what is refused by its code", async () => {
+    const [client_id, client_secret] = [uuidv7(), newKey()];
+    const [credentials, refresh] = [{ grant_type: "client_credentials" }, { grant_type: "refresh_token" }];
+    const cells: [Sent, Record<string, string>, number, string, string?][] = [
+      [asForm(credentials), {}, 401, "INVALID_CLIENT"],
+      [asForm(credentials), { authorization: `Bearer ${client_secret}` }, 401, "INVALID_CLIENT"],
+      [asForm(credentials), basic("robot", client_secret), 401, "INVALID_CLIENT"],
+      [asForm(credentials), basic(client_id, "garbage"), 401, "INVALID_CLIENT"],
+      [asForm(credentials), { authorization: "Basic !" }, 401, "INVALID_CLIENT"],
+      [asForm({ ...credentials, client_id }), {}, 401, "INVALID_CLIENT"],
+      [
+        asForm({ ...credentials, client_id, client_secret }),
+        basic(client_id, client_secret),
+        400,
+        "VALIDATION_FAILED",
+        "header.authorization",
+      ],
+      [
+        asForm({ ...credentials, client_id: "robot", client_secret }),
+        {},
+        400,
+        "VALIDATION_FAILED",
+        "body.client_id",
+      ],
+      [asForm({ ...refresh, refresh_token: "garbage" }), {}, 400, "INVALID_GRANT"],
+      [
+        asForm({ ...refresh, refresh_token: await s.issuer.token("owner") }),
+        {},
+        400,
+        "VALIDATION_FAILED",
+        "body.refresh_token",
+      ],
+      [asForm(refresh), {}, 400, "VALIDATION_FAILED", "body.refresh_token"],
+      [
+        asForm({ ...refresh, refresh_token: `mr_${secretOf()}`, client_id }),
+        {},
+        400,
+        "VALIDATION_FAILED",
+        "body.client_id",
+      ],
+      [asForm({ grant_type: "password", scope: "owner" }), {}, 400, "VALIDATION_FAILED", "body.grant_type"],
+      [asForm({ client_id, client_secret }), {}, 400, "VALIDATION_FAILED", "body.client_id"],
+      [
+        asJson({ ...credentials, client_secret: [client_secret] }),
+        {},
+        400,
+        "VALIDATION_FAILED",
+        "body.client_secret",
+      ],
+      [asForm({ scope: "OWNER; drop" }), {}, 400, "VALIDATION_FAILED", "body.scope"],
+      [asForm({ scope: "owner" }), {}, 401, "MISSING_BEARER_TOKEN"],
+      [asForm({ scope: "owner" }), basic(client_id, client_secret), 401, "INVALID_OR_MISSING_BEARER_TOKEN"],
+      [
+        asForm({ scope: "owner" }),
+        { authorization: `Bearer ${await s.issuer.token("owner")}` },
+        401,
+        "INVALID_OR_MISSING_BEARER_TOKEN",
+      ],
+    ];
+    for (const [sent, headers, status, code, path] of cells) {
+      const refused = await refusalOf(await post("token", sent, headers));
+      expect(refused, sent.body).to.deep.include({ status, code });
+      if (path !== undefined) expect(refused.paths, sent.body).to.include(path);
+    }
+    expect(auth.seen).to.deep.equal([]);
+  });
+
+  it("passes auth's refusals on as they are, with the scheme to use, and says 503 where auth fails", async () => {
+    const byClient = [asForm({ grant_type: "client_credentials" }), basic(uuidv7(), newKey())] as const;
+    const byRefresh = [
+      asForm({ grant_type: "refresh_token", refresh_token: `mr_${secretOf()}` }),
+      {},
+    ] as const;
+    const told = [
+      [byClient, "INVALID_CLIENT", 401, "INVALID_CLIENT"],
+      [byClient, "INVALID_SCOPE", 400, "INVALID_SCOPE"],
+      [byRefresh, "INVALID_GRANT", 400, "INVALID_GRANT"],
+      [byRefresh, "INTERNAL", 503, "DEPENDENCY_UNAVAILABLE"],
+    ] as const;
+    for (const [[sent, headers], refusal, status, code] of told) {
+      auth.state.refusal = refusal;
+      const response = await post("token", sent, headers);
+      const scheme = response.headers.get("www-authenticate");
+      expect(scheme).to.equal(status === 401 ? 'Basic realm="muster"' : null);
+      expect(await refusalOf(response)).to.deep.include({ status, code });
+    }
+  });
+
+  it("revokes whatever it is given, and answers all alike", async () => {
+    const token = `mr_${secretOf()}`;
+    const given = [token, "garbage", await s.issuer.token("owner")];
+    for (const one of given) {
+      for (const sent of [asForm({ token: one, token_type_hint: "refresh_token" }), asJson({ token: one })]) {
+        const response = await post("revoke", sent);
+        expect([response.status, await response.json()]).to.deep.equal([200, { success: true, data: {} }]);
+      }
+    }
+    expect(auth.seen).to.deep.equal([{ token_sha256: sha256(token) }, { token_sha256: sha256(token) }]);
+    expect(await refusalOf(await post("revoke", asForm({})))).to.deep.include({
+      status: 400,
+      code: "VALIDATION_FAILED",
+      paths: ["body.token"],
+    });
+  });
+});

@@ -1,0 +1,99 @@
+import { z } from "zod";
+import { timestamp, uuid } from "../ids.ts";
+import { principal } from "../principal.ts";
+import { defineRoute } from "../route.ts";
+import { scope } from "../tokens.ts";
+
+const api = "/api/v1";
+const bodyBytesMax = 16 * 1024;
+
+export const tokenGrants = ["client_credentials", "refresh_token"] as const;
+
+const needed = {
+  client_credentials: [],
+  refresh_token: ["refresh_token"],
+  none: [],
+} as const;
+const allowed = {
+  client_credentials: ["client_id", "client_secret", "scope"],
+  refresh_token: ["refresh_token", "scope"],
+  none: ["scope"],
+} as const;
+
+const tokenBody = z
+  .strictObject({
+    grant_type: z
+      .enum(tokenGrants)
+      .optional()
+      .describe("Without one, the bearer is an API key that is exchanged."),
+    client_id: uuid.optional().describe("A service account; or as the user of HTTP Basic."),
+    client_secret: z
+      .string()
+      .max(128)
+      .optional()
+      .describe("An API key of that service account; or as the password of HTTP Basic."),
+    refresh_token: z.string().max(128).optional(),
+    scope: scope
+      .optional()
+      .describe(
+        "A role and permissions, with spaces between: the token carries these alone; by default all that the credential has. offline_access: a refresh token too.",
+      ),
+  })
+  .superRefine((body, context) => {
+    const grant = body.grant_type ?? "none";
+    const given = Object.entries(body).flatMap(([key, value]) => (value === undefined ? [] : key));
+    const say = (path: string, message: string) =>
+      context.addIssue({ code: "custom", path: [path], message });
+    for (const key of needed[grant]) if (!given.includes(key)) say(key, `is needed for grant_type ${grant}`);
+    for (const key of given) {
+      if (key === "grant_type" || allowed[grant].some((one) => one === key)) continue;
+      say(key, grant === "none" ? "needs a grant_type" : `does not belong to grant_type ${grant}`);
+    }
+  });
+
+/** Tokens by the grants of OAuth 2.0; the errors are the house's, whose codes name OAuth's. */
+export const tokenRoutes = {
+  exchangeApiKey: defineRoute({
+    method: "POST",
+    path: `${api}/auth/token`,
+    summary:
+      "A short-lived access token for an API key sent as the bearer, client credentials or a refresh token.",
+    tag: "auth",
+    access: "credentials",
+    body: tokenBody,
+    form: true,
+    bodyBytesMax,
+    idempotencyKey: true,
+    status: 200,
+    reply: z.object({
+      access_token: z.string(),
+      token_type: z.literal("Bearer"),
+      expires_in_seconds: z.number().int(),
+      principal,
+      scope: z.string().optional().describe("What was granted, where a grant or a scope was named."),
+      refresh_token: z
+        .string()
+        .optional()
+        .describe("Instead of the one before, which ends with its first use."),
+      refresh_expires_at: timestamp.optional(),
+    }),
+    codes: ["INVALID_CLIENT", "INVALID_GRANT", "INVALID_SCOPE"],
+  }),
+  revokeToken: defineRoute({
+    method: "POST",
+    path: `${api}/auth/revoke`,
+    summary:
+      "End a refresh token and all that came of the same exchange (RFC 7009). An unknown token is no fault.",
+    tag: "auth",
+    access: "public",
+    body: z.strictObject({
+      token: z.string().min(1).max(4_096),
+      token_type_hint: z.string().max(64).optional().describe("Not needed; access tokens end by themselves."),
+    }),
+    form: true,
+    bodyBytesMax,
+    status: 200,
+    reply: z.object({}),
+    codes: [],
+  }),
+} as const;
