@@ -35,14 +35,16 @@ export function bodyOf(order: Order, key: string, startsFile: string): RequestBo
 }
 
 function textOf(order: Order, key: string, startsFile: string): string {
+  // A shell whose child is killed says so on its own stderr, unless that is elsewhere meanwhile.
+  const quietly = (work: string): string => `{ ${work}; } 3>&2 2>/dev/null\n`;
   const written = (bytes: number | undefined, to: string): string =>
-    (bytes ?? 0) === 0 ? "" : `yes '${key}' | head -c ${bytes ?? 0}${to}\n`;
+    (bytes ?? 0) === 0 ? "" : quietly(`yes '${key}' | head -c ${bytes ?? 0}${to}`);
   // One short write to a file opened for appending: a line is never torn, and never lost.
   return [
     `echo "${key} $MUSTER_COMMAND_HANDLE" >> '${startsFile}'\n`,
     written(order.stdoutBytes, ""),
-    written(order.stderrBytes, " >&2"),
-    order.seconds === undefined ? "" : `sleep ${order.seconds}\n`,
+    written(order.stderrBytes, " >&3"),
+    order.seconds === undefined ? "" : quietly(`sleep ${order.seconds}`),
     `exit ${order.exitCode ?? 0}\n`,
   ].join("");
 }
