@@ -2,12 +2,15 @@ import { openBroker } from "@muster/broker/broker";
 import { openDatabase } from "@muster/database/database";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
-import { settings } from "./config.ts";
+import { checkTogether, settings } from "./config.ts";
 import { openAuth } from "./open-auth.ts";
+import { openSigning } from "./signing/open-signing.ts";
+import { sealerOf } from "./signing/sealed.ts";
 import { findPublished } from "./signing/store.ts";
 
 await startService({ name: "auth", settings, env: process.env, argv: process.argv }, async (service) => {
   const { config, logger, metrics } = service;
+  checkTogether(config);
   const database = service.own(
     "database",
     await openDatabase({
@@ -27,6 +30,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
       fetchKeys: () => database.transaction("system", findPublished, { readOnly: true }),
       mode: config.AUTH_MODE,
       shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+      keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
       logger,
       metrics,
     }),
@@ -43,13 +47,27 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     }),
     (opened) => opened.health(),
   );
+  const signing = service.own(
+    "signing keys",
+    await openSigning({
+      database,
+      sealer: sealerOf(config.MUSTER_AUTH_KEY_ENCRYPTION_KEY),
+      tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+      life: {
+        rotationMs: config.MUSTER_AUTH_KEY_ROTATION_SECONDS * 1_000,
+        publishAheadMs: config.MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS * 1_000,
+      },
+      lookMs: config.MUSTER_AUTH_KEY_LOOK_MS,
+      logger,
+      metrics,
+    }),
+  );
   await openAuth({
     database,
     broker,
-    keyEncryptionKey: config.MUSTER_AUTH_KEY_ENCRYPTION_KEY,
+    signing,
     tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
     shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
-    logger,
   });
 });

@@ -2,38 +2,36 @@ import type { Broker, RequestHandlers } from "@muster/broker/broker";
 import { serviceAccountView, userView } from "@muster/contracts/accounts";
 import { authRequests } from "@muster/contracts/auth";
 import type { Database } from "@muster/database/database";
-import type { Logger } from "@muster/telemetry/logger";
 import { accountsOf } from "./accounts/manage.ts";
 import { serviceAccountViewOf, userViewOf } from "./accounts/store.ts";
 import { exchangeApiKeys } from "./api-keys/exchange.ts";
 import { createApiKey, getApiKey, listApiKeys, revokeApiKey } from "./api-keys/manage.ts";
 import { apiKeyStore } from "./api-keys/store.ts";
-import { openActiveKey } from "./signing/active-key.ts";
 import { Minter } from "./signing/minter.ts";
-import { sealerOf } from "./signing/sealed.ts";
+import type { SigningKeys } from "./signing/open-signing.ts";
 import { findPublished } from "./signing/store.ts";
 import { createTenant, listTenants } from "./tenants/manage.ts";
 
 export interface AuthOptions {
   readonly database: Database;
   readonly broker: Pick<Broker, "serve">;
-  readonly keyEncryptionKey: Buffer;
+  readonly signing: Pick<SigningKeys, "activeKid" | "keyOf">;
   readonly tokenTtlSeconds: number;
   readonly operatorTenantId: string;
   readonly shadowTenantId: string;
-  readonly logger: Logger;
 }
 
-/** Resolves when it answers; closing the broker ends it. Throws when the signing key cannot be opened. */
-export async function openAuth(o: AuthOptions): Promise<{ kid: string }> {
-  const { database, broker } = o;
-  const key = await openActiveKey(database, sealerOf(o.keyEncryptionKey));
-  const minter = new Minter({ key, ttlSeconds: o.tokenTtlSeconds, keptMax: 10_000, now: Date.now });
+/** Resolves when it answers; closing the broker ends it. */
+export async function openAuth(o: AuthOptions): Promise<void> {
+  const { database, broker, signing } = o;
+  const minter = new Minter({ ttlSeconds: o.tokenTtlSeconds, keptMax: 10_000 });
   const handlers: RequestHandlers<typeof authRequests> = {
     exchangeApiKey: exchangeApiKeys({
       database,
       keys: apiKeyStore(database),
-      mint: (id, principal, notAfter) => minter.mint(id, principal, notAfter),
+      signing,
+      mint: (id, principal, notAfter, now) => minter.mint(id, principal, notAfter, now),
+      now: Date.now,
     }),
     getKeys: () => database.transaction("system", findPublished, { readOnly: true }),
     ...keyHandlers(database),
@@ -42,8 +40,6 @@ export async function openAuth(o: AuthOptions): Promise<{ kid: string }> {
     listTenants: (payload, context) => listTenants(database, payload, context),
   };
   await broker.serve("auth", authRequests, handlers);
-  o.logger.info({ kid: key.kid }, "signs with this key");
-  return { kid: key.kid };
 }
 
 type Handlers = RequestHandlers<typeof authRequests>;

@@ -5,22 +5,9 @@ import { promisify } from "node:util";
 import { apiKeyPattern, authRequests } from "@muster/contracts/auth";
 import { checkIsolation } from "@muster/database/catalogue";
 import { openVerifier } from "@muster/identity/verify";
-import { setupDatabase } from "@muster/testing/database";
 import { expect } from "chai";
-import { openActiveKey } from "../src/signing/active-key.ts";
-import { sealerOf } from "../src/signing/sealed.ts";
 import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
-import {
-  codeOf,
-  context,
-  keyEncryptionKey,
-  logger,
-  makeKey,
-  metrics,
-  migrations,
-  open,
-  setup,
-} from "./setup.ts";
+import { codeOf, context, logger, makeKey, metrics, setup } from "./setup.ts";
 import type { Setup } from "./setup.ts";
 
 describe("auth", function () {
@@ -139,25 +126,6 @@ describe("auth", function () {
     for (const change of ["UPDATE audit_events SET actor = 'x'", "DELETE FROM audit_events"]) {
       const refused = s.database.transaction("system", (tx) => tx.query(change));
       expect(await codeOf(refused)).to.match(/permission denied|append-only/);
-    }
-  });
-});
-
-describe("signing keys", function () {
-  this.timeout(60_000);
-
-  it("are one for many replicas that start at once, and stay shut to another sealing key", async () => {
-    const postgres = await setupDatabase({ migrations });
-    const database = await open(postgres.urlFor("auth"));
-    try {
-      const sealer = sealerOf(keyEncryptionKey);
-      const keys = await Promise.all(Array.from({ length: 10 }, () => openActiveKey(database, sealer)));
-      expect(new Set(keys.map(({ kid }) => kid))).to.have.length(1);
-      const wrong = await codeOf(openActiveKey(database, sealerOf(randomBytes(32))));
-      expect(wrong).to.include("MUSTER_AUTH_KEY_ENCRYPTION_KEY is not the key that sealed");
-    } finally {
-      await database.close();
-      await postgres.destroy();
     }
   });
 });

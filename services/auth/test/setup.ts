@@ -22,7 +22,8 @@ import { setupVhost } from "@muster/testing/vhost";
 import type { Vhost } from "@muster/testing/vhost";
 import { SignJWT } from "jose";
 import { openAuth } from "../src/open-auth.ts";
-import { openActiveKey } from "../src/signing/active-key.ts";
+import { openSigning } from "../src/signing/open-signing.ts";
+import type { SigningKeys } from "../src/signing/open-signing.ts";
 import { sealerOf } from "../src/signing/sealed.ts";
 import { findPublished } from "../src/signing/store.ts";
 import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
@@ -30,6 +31,7 @@ import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
 export const logger = openLogger({ service: "test", level: "silent" });
 export const metrics = createMetrics({ service: "test" });
 export const keyEncryptionKey = randomBytes(32);
+export const life = { rotationMs: 30 * 86_400_000, publishAheadMs: 3_600_000 };
 export const context = { correlationId: "test" };
 export const migrations = [
   { schema: "auth", directory: fileURLToPath(new URL("../../migrations", import.meta.url)) },
@@ -44,6 +46,25 @@ export function open(url: string): Promise<Database> {
     statementTimeoutMs: 5_000,
   };
   return openDatabase({ ...options, logger, metrics });
+}
+
+/** As if so much time had passed for every signing key. */
+export async function passTime(database: Database, seconds: number): Promise<void> {
+  const times = ["created", "activated", "retired", "revoked", "rotation_asked"].map((name) => `${name}_at`);
+  const moves = [...times, "verify_until"].map((name) => `${name} = ${name} - $1 * interval '1 second'`);
+  await database.transaction("system", (tx) =>
+    tx.query(`UPDATE signing_keys SET ${moves.join(", ")}`, [seconds]),
+  );
+}
+
+/** The signing keys as one more replica has them. It looks by itself only once in a test's life. */
+export function openReplica(
+  database: Database,
+  o: { sealingKey?: Buffer; tokenTtlSeconds?: number } = {},
+): Promise<SigningKeys> {
+  const sealer = sealerOf(o.sealingKey ?? keyEncryptionKey);
+  const tokenTtlSeconds = o.tokenTtlSeconds ?? 600;
+  return openSigning({ database, sealer, tokenTtlSeconds, life, lookMs: 60_000, logger, metrics });
 }
 
 export interface Claims {
@@ -84,8 +105,8 @@ export async function setup(): Promise<Setup> {
   const connection = { url: vhost.amqpUrl, name: "auth", service: "auth", identify } as const;
   const broker = await openBroker({ ...connection, logger, metrics });
   const tenants = { operatorTenantId: "default", shadowTenantId };
-  await openAuth({ database, broker, keyEncryptionKey, tokenTtlSeconds: 600, ...tenants, logger });
-  const signing = await openActiveKey(database, sealerOf(keyEncryptionKey));
+  const signing = await openReplica(database);
+  await openAuth({ database, broker, signing, tokenTtlSeconds: 600, ...tenants });
   return {
     postgres,
     vhost,
@@ -97,21 +118,23 @@ export async function setup(): Promise<Setup> {
       return broker.request(authRequests.exchangeApiKey, { prefix, key_sha256 }, context);
     },
     as: (token, contract, payload) => broker.request(contract, payload, { ...context, identity: token }),
-    sign(claims) {
+    async sign(claims) {
+      const key = await signing.keyOf(await database.transaction("system", signing.activeKid));
       const nowSeconds = Math.floor(Date.now() / 1_000);
       const { tenantId: tenant_id, role, permissions = [] } = claims;
-      return new SignJWT({ tenant_id, roles: [role], permissions })
-        .setProtectedHeader({ alg: signing.alg, kid: signing.kid, typ: accessTokenType })
+      return await new SignJWT({ tenant_id, roles: [role], permissions })
+        .setProtectedHeader({ alg: key.alg, kid: key.kid, typ: accessTokenType })
         .setIssuer(accessTokenIssuer)
         .setAudience(claims.audience ?? accessTokenAudience)
         .setSubject(claims.subject)
         .setJti(uuidv7())
         .setIssuedAt(nowSeconds - 120)
         .setExpirationTime(nowSeconds + (claims.expiresInSeconds ?? 600))
-        .sign(signing.privateKey);
+        .sign(key.privateKey);
     },
     async close() {
       await broker.close();
+      await signing.close();
       await verifier.close();
       await database.close();
       await Promise.all([postgres.destroy(), vhost.destroy()]);

@@ -51,7 +51,15 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
     now: Date.now,
   });
   const shadowTenantId = config.MUSTER_SHADOW_TENANT_ID;
-  const verifier = openVerifier({ fetchKeys, mode: "enforced", shadowTenantId, logger, metrics });
+  const keysMaxAgeMs = config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000;
+  const verifier = openVerifier({
+    fetchKeys,
+    mode: "enforced",
+    shadowTenantId,
+    keysMaxAgeMs,
+    logger,
+    metrics,
+  });
   const identify = identifyBearer({
     mode: config.AUTH_MODE,
     shadowTenantId,
@@ -75,7 +83,13 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
     }),
     ...reliabilityHandlers({ ask }),
   };
-  const jwks = keyDocument({ fetchKeys, maxAgeMs: 30_000, staleMaxMs: 10 * 60_000, now: Date.now });
+  const jwks = keyDocument({
+    fetchKeys,
+    maxAgeMs: Math.min(30_000, keysMaxAgeMs),
+    publicMaxAgeMs: Math.min(300_000, keysMaxAgeMs),
+    staleMaxMs: 10 * 60_000,
+    now: Date.now,
+  });
   const server = await openHttpServer({
     host: config.MUSTER_GATEWAY_HOST,
     port: config.MUSTER_GATEWAY_PORT,

@@ -34,6 +34,7 @@ await startService(
         fetchKeys: () => broker.request(authRequests.getKeys, {}, ownContext()),
         mode: config.AUTH_MODE,
         shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+        keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
         logger,
         metrics,
       }),

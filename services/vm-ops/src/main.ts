@@ -31,6 +31,7 @@ await startService(
         fetchKeys: () => broker.request(authRequests.getKeys, {}, { correlationId: uuidv7() }),
         mode: config.AUTH_MODE,
         shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+        keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
         logger,
         metrics,
       }),

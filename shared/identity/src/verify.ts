@@ -64,11 +64,13 @@ export function openVerifier(o: VerifierOptions): Verifier {
     labels: ["code"],
   });
   const staleMaxMs = o.staleMaxMs ?? 60 * 60_000;
+  const maxAgeMs = Math.min(o.keysMaxAgeMs ?? 10 * 60_000, staleMaxMs);
   const cache = new TokenCache(o.cacheTokensMax ?? 10_000);
   const keys = new KeySet({
     fetchKeys: o.fetchKeys,
-    maxAgeMs: Math.min(o.keysMaxAgeMs ?? 10 * 60_000, staleMaxMs),
-    cooldownMs: o.keysCooldownMs ?? 30_000,
+    maxAgeMs,
+    // A set may be one missed fetch older than its age, and the next key is published for twice that before it signs.
+    cooldownMs: Math.min(o.keysCooldownMs ?? 30_000, maxAgeMs),
     staleMaxMs,
     now,
     onFailed: (error) => o.logger.warn({ err: error }, "cannot fetch the issuer's keys"),
