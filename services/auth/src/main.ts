@@ -1,5 +1,8 @@
 import { openBroker } from "@muster/broker/broker";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
+import type { PreparedMessage } from "@muster/contracts/message";
 import { openDatabase } from "@muster/database/database";
+import { openOutboxRelay } from "@muster/database/outbox";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
 import { checkTogether, settings } from "./config.ts";
@@ -47,26 +50,31 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     }),
     (opened) => opened.health(),
   );
-  const signing = service.own(
-    "signing keys",
-    await openSigning({
-      database,
-      sealer: sealerOf(config.MUSTER_AUTH_KEY_ENCRYPTION_KEY),
-      tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
-      life: {
-        rotationMs: config.MUSTER_AUTH_KEY_ROTATION_SECONDS * 1_000,
-        publishAheadMs: config.MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS * 1_000,
-      },
-      lookMs: config.MUSTER_AUTH_KEY_LOOK_MS,
-      logger,
-      metrics,
+  const publish = (message: PreparedMessage) => broker.publish(message);
+  service.own("outbox relay", await openOutboxRelay({ database, publish, logger, metrics }));
+  service.own(
+    "key changes",
+    await broker.hear(signingKeysChanged, {
+      heard: ({ revoked }) => verifier.keysChanged(revoked),
+      missed: () => verifier.keysChanged(),
     }),
   );
+  const keeping = {
+    database,
+    sealer: sealerOf(config.MUSTER_AUTH_KEY_ENCRYPTION_KEY),
+    tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+    life: {
+      rotationMs: config.MUSTER_AUTH_KEY_ROTATION_SECONDS * 1_000,
+      publishAheadMs: config.MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS * 1_000,
+    },
+  };
+  const lookMs = config.MUSTER_AUTH_KEY_LOOK_MS;
+  const signing = service.own("signing keys", await openSigning({ ...keeping, lookMs, logger, metrics }));
   await openAuth({
     database,
     broker,
     signing,
-    tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+    keeping,
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
     shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
   });

@@ -8,6 +8,8 @@ import { exchangeApiKeys } from "./api-keys/exchange.ts";
 import { createApiKey, getApiKey, listApiKeys, revokeApiKey } from "./api-keys/manage.ts";
 import { apiKeyStore } from "./api-keys/store.ts";
 import { Minter } from "./signing/minter.ts";
+import type { Keeping } from "./signing/keep.ts";
+import { listSigningKeys, revokeSigningKey, rotateSigningKey } from "./signing/manage.ts";
 import type { SigningKeys } from "./signing/open-signing.ts";
 import { findPublished } from "./signing/store.ts";
 import { createTenant, listTenants } from "./tenants/manage.ts";
@@ -16,7 +18,7 @@ export interface AuthOptions {
   readonly database: Database;
   readonly broker: Pick<Broker, "serve">;
   readonly signing: Pick<SigningKeys, "activeKid" | "keyOf">;
-  readonly tokenTtlSeconds: number;
+  readonly keeping: Keeping;
   readonly operatorTenantId: string;
   readonly shadowTenantId: string;
 }
@@ -24,7 +26,7 @@ export interface AuthOptions {
 /** Resolves when it answers; closing the broker ends it. */
 export async function openAuth(o: AuthOptions): Promise<void> {
   const { database, broker, signing } = o;
-  const minter = new Minter({ ttlSeconds: o.tokenTtlSeconds, keptMax: 10_000 });
+  const minter = new Minter({ ttlSeconds: o.keeping.tokenTtlSeconds, keptMax: 10_000 });
   const handlers: RequestHandlers<typeof authRequests> = {
     exchangeApiKey: exchangeApiKeys({
       database,
@@ -35,6 +37,7 @@ export async function openAuth(o: AuthOptions): Promise<void> {
     }),
     getKeys: () => database.transaction("system", findPublished, { readOnly: true }),
     ...keyHandlers(database),
+    ...signingKeyHandlers(o),
     ...accountHandlers(database),
     createTenant: (payload, context) => createTenant(o, payload, context),
     listTenants: (payload, context) => listTenants(database, payload, context),
@@ -52,6 +55,17 @@ function keyHandlers(
     listApiKeys: (payload, context) => listApiKeys(database, payload, context),
     getApiKey: ({ id }, context) => getApiKey(database, id, context),
     revokeApiKey: ({ id }, context) => revokeApiKey(database, id, context),
+  };
+}
+
+function signingKeyHandlers(
+  o: AuthOptions,
+): Pick<Handlers, "listSigningKeys" | "rotateSigningKey" | "revokeSigningKey"> {
+  const parts = { ...o.keeping, operatorTenantId: o.operatorTenantId };
+  return {
+    listSigningKeys: (_payload, context) => listSigningKeys(parts, context),
+    rotateSigningKey: (_payload, context) => rotateSigningKey(parts, context),
+    revokeSigningKey: ({ kid }, context) => revokeSigningKey(parts, kid, context),
   };
 }
 

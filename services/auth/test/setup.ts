@@ -8,11 +8,14 @@ import type { PayloadInputOf, ReplyOf, RequestContract } from "@muster/contracts
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { meshWith } from "@muster/contracts/mesh";
+import type { PreparedMessage } from "@muster/contracts/message";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Role } from "@muster/contracts/principal";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { topologyOf } from "@muster/contracts/topology";
 import { openDatabase } from "@muster/database/database";
 import type { Database } from "@muster/database/database";
+import { openOutboxRelay } from "@muster/database/outbox";
 import { openVerifier } from "@muster/identity/verify";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
@@ -22,6 +25,7 @@ import { setupVhost } from "@muster/testing/vhost";
 import type { Vhost } from "@muster/testing/vhost";
 import { SignJWT } from "jose";
 import { openAuth } from "../src/open-auth.ts";
+import type { Keeping } from "../src/signing/keep.ts";
 import { openSigning } from "../src/signing/open-signing.ts";
 import type { SigningKeys } from "../src/signing/open-signing.ts";
 import { sealerOf } from "../src/signing/sealed.ts";
@@ -81,6 +85,7 @@ export interface Setup {
   readonly vhost: Vhost;
   readonly database: Database;
   readonly broker: Broker;
+  readonly keeping: Keeping;
   exchange(key: string): Promise<ReplyOf<typeof authRequests.exchangeApiKey>>;
   /** Asks as whoever holds this token. */
   as<C extends RequestContract>(
@@ -106,12 +111,20 @@ export async function setup(): Promise<Setup> {
   const broker = await openBroker({ ...connection, logger, metrics });
   const tenants = { operatorTenantId: "default", shadowTenantId };
   const signing = await openReplica(database);
-  await openAuth({ database, broker, signing, tokenTtlSeconds: 600, ...tenants });
+  const publish = (message: PreparedMessage) => broker.publish(message);
+  const relay = await openOutboxRelay({ database, publish, logger, metrics });
+  await broker.hear(signingKeysChanged, {
+    heard: ({ revoked }) => verifier.keysChanged(revoked),
+    missed: () => verifier.keysChanged(),
+  });
+  const keeping: Keeping = { database, sealer: sealerOf(keyEncryptionKey), tokenTtlSeconds: 600, life };
+  await openAuth({ database, broker, signing, keeping, ...tenants });
   return {
     postgres,
     vhost,
     database,
     broker,
+    keeping,
     exchange(key) {
       const prefix = key.split("_")[1] ?? "";
       const key_sha256 = createHash("sha256").update(key).digest("hex");
@@ -133,8 +146,9 @@ export async function setup(): Promise<Setup> {
         .sign(key.privateKey);
     },
     async close() {
-      await broker.close();
       await signing.close();
+      await relay.close();
+      await broker.close();
       await verifier.close();
       await database.close();
       await Promise.all([postgres.destroy(), vhost.destroy()]);

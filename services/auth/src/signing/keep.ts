@@ -1,3 +1,7 @@
+import { prepareEvent } from "@muster/broker/prepare";
+import type { WorkContext } from "@muster/contracts/envelope";
+import { uuidv7 } from "@muster/contracts/ids";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import type { Database, Tx } from "@muster/database/database";
 import { recordAudit } from "../audit/store.ts";
 import { newKeyPair, openedKey } from "./key-pair.ts";
@@ -55,9 +59,29 @@ async function takeStep({ database, ...keeping }: Keeping): Promise<KeyStep | un
   return await database.transaction("system", async (tx) => {
     await lockSigningKeys(tx);
     const step = await look(tx);
-    if (step !== undefined) await applyStep(tx, keeping, step, schedule);
+    if (step === undefined) return undefined;
+    await applyStep(tx, keeping, step, schedule);
+    await announce(tx, { correlationId: uuidv7() });
     return step;
   });
+}
+
+/** Tells every process that verifies of what this transaction has changed; goes out with its commit. */
+export async function announce(tx: Tx, context: WorkContext, revoked: readonly string[] = []): Promise<void> {
+  const { keys, nowMs } = await findKeys(tx);
+  const active = keys.find(({ status }) => status === "active");
+  if (active === undefined) throw new Error("no key signs");
+  const published = keys
+    .filter(({ status, verify_until }) => status !== "revoked" && (verify_until?.getTime() ?? nowMs) >= nowMs)
+    .map(({ kid }) => kid);
+  const { correlationId, causationId, traceparent } = context;
+  tx.publish(
+    prepareEvent(
+      signingKeysChanged,
+      { active: active.kid, published, revoked: [...revoked], at: new Date(nowMs).toISOString() },
+      { context: { correlationId, causationId, traceparent } },
+    ),
+  );
 }
 
 /** Under the lock. Throws when the key that is to sign cannot be opened: then the one before signs on. */

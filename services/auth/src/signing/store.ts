@@ -115,6 +115,24 @@ export async function activateKey(tx: Tx, kid: string): Promise<void> {
   );
 }
 
+/** A rotation was asked for; it is due from now on. */
+export async function rememberAsked(tx: Tx, kid: string): Promise<void> {
+  await tx.query(
+    "UPDATE signing_keys SET rotation_asked_at = clock_timestamp() WHERE kid = $1 AND status = 'active'",
+    [kid],
+  );
+}
+
+/** Whatever it was. Its private half is gone for good. */
+export async function revokeKey(tx: Tx, kid: string): Promise<void> {
+  await tx.query(
+    `UPDATE signing_keys
+        SET status = 'revoked', revoked_at = clock_timestamp(), private_sealed = NULL, rotation_asked_at = NULL
+      WHERE kid = $1`,
+    [kid],
+  );
+}
+
 export async function removeKeys(tx: Tx, kids: readonly string[]): Promise<void> {
   await tx.query(
     "DELETE FROM signing_keys WHERE kid = ANY ($1::text[]) AND status IN ('retired', 'revoked')",
