@@ -7,7 +7,7 @@ import { checkIsolation } from "@muster/database/catalogue";
 import { openVerifier } from "@muster/identity/verify";
 import { expect } from "chai";
 import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
-import { codeOf, context, logger, makeKey, metrics, setup } from "./setup.ts";
+import { codeOf, context, keyEncryptionKey, logger, makeKey, metrics, setup } from "./setup.ts";
 import type { Setup } from "./setup.ts";
 
 describe("auth", function () {
@@ -127,5 +127,23 @@ describe("auth", function () {
       const refused = s.database.transaction("system", (tx) => tx.query(change));
       expect(await codeOf(refused)).to.match(/permission denied|append-only/);
     }
+  });
+
+  it("does not start with settings that contradict each other: it names each with rule and value", async () => {
+    const program = fileURLToPath(new URL("../src/main.js", import.meta.url));
+    const env = {
+      ...process.env,
+      MUSTER_DATABASE_URL: s.postgres.urlFor("auth"),
+      MUSTER_AMQP_URL: s.vhost.amqpUrl,
+      MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryptionKey.toString("base64"),
+      MUSTER_INTERNAL_PORT: "0",
+      MUSTER_KEYS_MAX_AGE_SECONDS: "3000",
+    };
+    const ended = promisify(execFile)(process.execPath, [program], { env });
+    const failed: unknown = await ended.catch((error: unknown) => error);
+    expect(failed).to.include({ code: 78 });
+    const name = "MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS";
+    const rule = "must be at least twice MUSTER_KEYS_MAX_AGE_SECONDS, which is 3000";
+    expect(failed).to.have.property("stdout").that.includes(`${name}: ${rule}`).and.includes('is \\"3600\\"');
   });
 });

@@ -87,6 +87,7 @@ describe("signing keys", function () {
   });
 
   it("verify until the longest-lived token that any replica signed has expired, and are then removed", async () => {
+    await keepKeys(s.keeping);
     const long = await openReplica(s.other, { tokenTtlSeconds: 1_800 });
     await long.close();
     await passTime(s.database, 30 * daySeconds);

@@ -31,12 +31,12 @@ export const signingKeysView = z.object({
 });
 export type SigningKeysView = z.infer<typeof signingKeysView>;
 
+/** Every process that verifies hears it on a queue of its own, so no subscription binds it; others may. */
 export const signingKeysChanged = defineEvent({
   owner: "auth",
   name: "auth.signing-keys.changed.v1",
   summary:
-    "The keys that verify access tokens changed: fetch them anew, and take nothing that a revoked one signed. Every process " +
-    "that verifies hears it on a queue of its own.",
+    "The keys that verify access tokens changed: fetch them anew, and take nothing that a revoked one signed.",
   external: true,
   payload: z.object({
     active: kid,
