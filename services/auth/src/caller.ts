@@ -66,6 +66,16 @@ export async function changerOf(tx: Tx, context: RequestContext, atLeast: Role):
   return await callerOf(tx, context, atLeast);
 }
 
+/** Throws FORBIDDEN but to owners of the operator's tenant: what they change concerns every tenant. */
+export function refuseUnlessOperator(
+  caller: Pick<Caller, "tenantId" | "role">,
+  operatorTenantId: string,
+): void {
+  if (caller.tenantId === operatorTenantId && caller.role === "owner") return;
+  const details = [{ path: "tenant", message: "needs the role owner in the operator's tenant" }];
+  throw new MusterError("FORBIDDEN", undefined, { details });
+}
+
 function refuseBelow(who: Pick<Principal, "roles">, atLeast: Role): void {
   if (hasRole(who, atLeast)) return;
   const details = [{ path: "role", message: `needs the role ${atLeast} or a higher one` }];

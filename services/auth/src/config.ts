@@ -1,7 +1,17 @@
 import { tenantId } from "@muster/contracts/ids";
-import { amqpUrl, authMode, databaseUrl, shadowTenantId } from "@muster/service/known-settings";
-import { duration, integer, setting } from "@muster/service/settings";
+import {
+  amqpUrl,
+  authMode,
+  databaseUrl,
+  keysMaxAgeSeconds,
+  shadowTenantId,
+} from "@muster/service/known-settings";
+import { duration, integer, setting, SettingsError } from "@muster/service/settings";
+import type { SettingFault, Values } from "@muster/service/settings";
 import { z } from "zod";
+import { skewSeconds } from "./signing/life.ts";
+
+const day = 86_400;
 
 export const settings = {
   MUSTER_AMQP_URL: amqpUrl,
@@ -10,7 +20,7 @@ export const settings = {
   MUSTER_SHADOW_TENANT_ID: shadowTenantId,
   MUSTER_AUTH_OPERATOR_TENANT_ID: setting({
     schema: tenantId,
-    help: "The operator's tenant: its owners may make tenants",
+    help: "The operator's tenant: its owners may make tenants, and rotate and revoke signing keys",
     default: "default",
   }),
   MUSTER_AUTH_POOL_MAX: integer({ help: "Database connections", min: 1, max: 100, default: 5 }),
@@ -26,6 +36,27 @@ export const settings = {
     min: 60,
     max: 3_600,
     default: 600,
+  }),
+  MUSTER_KEYS_MAX_AGE_SECONDS: keysMaxAgeSeconds,
+  MUSTER_AUTH_KEY_ROTATION_SECONDS: integer({
+    help: "How long one key signs before the next one takes over",
+    unit: "s",
+    min: 5,
+    max: 365 * day,
+    default: 30 * day,
+  }),
+  MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS: integer({
+    help: "How long a key is published before it signs; at least twice MUSTER_KEYS_MAX_AGE_SECONDS",
+    unit: "s",
+    min: 2,
+    max: 7 * day,
+    default: 3_600,
+  }),
+  MUSTER_AUTH_KEY_LOOK_MS: duration({
+    help: "How often each process looks whether a signing key is due for something",
+    min: 100,
+    max: 60_000,
+    default: 5_000,
   }),
   MUSTER_AUTH_KEY_ENCRYPTION_KEY: setting({
     schema: z
@@ -57,3 +88,37 @@ export const settings = {
     default: 30,
   }),
 };
+
+export type Config = Values<typeof settings>;
+
+/** Published at most: the active key, the next one, and this many retired ones whose tokens still live. */
+const retiredMax = 17;
+
+/** Rules between settings. Throws SettingsError with every fault. */
+export function checkTogether(config: Config): void {
+  const rotation = config.MUSTER_AUTH_KEY_ROTATION_SECONDS;
+  const ahead = config.MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS;
+  const maxAge = config.MUSTER_KEYS_MAX_AGE_SECONDS;
+  const ttl = config.MUSTER_AUTH_TOKEN_TTL_SECONDS;
+  const faults: SettingFault[] = [];
+  const demand = (holds: boolean, name: keyof Config, rule: string): void => {
+    if (!holds) faults.push({ name, rule, value: String(config[name]) });
+  };
+  demand(
+    ahead >= 2 * maxAge,
+    "MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS",
+    `must be at least twice MUSTER_KEYS_MAX_AGE_SECONDS, which is ${maxAge}: a verifier may hold a set for so long, and miss one fetch`,
+  );
+  demand(
+    ahead * retiredMax >= ttl + skewSeconds,
+    "MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS",
+    `must be at least ${Math.ceil((ttl + skewSeconds) / retiredMax)} with MUSTER_AUTH_TOKEN_TTL_SECONDS of ${ttl}: ` +
+      "more keys than may be published could have living tokens",
+  );
+  demand(
+    rotation > ahead,
+    "MUSTER_AUTH_KEY_ROTATION_SECONDS",
+    `must be more than MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS, which is ${ahead}: the next key is published while this one signs`,
+  );
+  if (faults.length > 0) throw new SettingsError(faults);
+}

@@ -1,14 +1,21 @@
 import { openBroker } from "@muster/broker/broker";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
+import type { PreparedMessage } from "@muster/contracts/message";
 import { openDatabase } from "@muster/database/database";
+import { openOutboxRelay } from "@muster/database/outbox";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
-import { settings } from "./config.ts";
+import { checkTogether, settings } from "./config.ts";
+import type { Config } from "./config.ts";
 import { openAuth } from "./open-auth.ts";
+import { openSigning } from "./signing/open-signing.ts";
+import { sealerOf } from "./signing/sealed.ts";
 import { findPublished } from "./signing/store.ts";
 import { openTokenPruner } from "./tokens/prune.ts";
 
 await startService({ name: "auth", settings, env: process.env, argv: process.argv }, async (service) => {
   const { config, logger, metrics } = service;
+  checkTogether(config);
   const database = service.own(
     "database",
     await openDatabase({
@@ -28,6 +35,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
       fetchKeys: () => database.transaction("system", findPublished, { readOnly: true }),
       mode: config.AUTH_MODE,
       shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+      keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
       logger,
       metrics,
     }),
@@ -44,19 +52,45 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     }),
     (opened) => opened.health(),
   );
+  const publish = (message: PreparedMessage) => broker.publish(message);
+  service.own("outbox relay", await openOutboxRelay({ database, publish, logger, metrics }));
+  service.own(
+    "key changes",
+    await broker.hear(signingKeysChanged, {
+      heard: ({ revoked }) => verifier.keysChanged(revoked),
+      missed: () => verifier.keysChanged(),
+    }),
+  );
+  const keeping = { database, ...keepingOf(config) };
+  const lookMs = config.MUSTER_AUTH_KEY_LOOK_MS;
+  const signing = service.own("signing keys", await openSigning({ ...keeping, lookMs, logger, metrics }));
   await openAuth({
     database,
     broker,
-    keyEncryptionKey: config.MUSTER_AUTH_KEY_ENCRYPTION_KEY,
-    tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+    signing,
+    keeping,
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
     shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
-    logger,
-    refreshLife: {
-      absoluteSeconds: config.MUSTER_AUTH_REFRESH_ABSOLUTE_SECONDS,
-      idleSeconds: config.MUSTER_AUTH_REFRESH_IDLE_SECONDS,
-      retrySeconds: config.MUSTER_AUTH_REFRESH_RETRY_SECONDS,
-    },
+    refreshLife: refreshLifeOf(config),
   });
   service.own("token pruner", openTokenPruner({ database, logger, everyMs: 60_000 }));
 });
+
+function keepingOf(config: Config) {
+  return {
+    sealer: sealerOf(config.MUSTER_AUTH_KEY_ENCRYPTION_KEY),
+    tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+    life: {
+      rotationMs: config.MUSTER_AUTH_KEY_ROTATION_SECONDS * 1_000,
+      publishAheadMs: config.MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS * 1_000,
+    },
+  };
+}
+
+function refreshLifeOf(config: Config) {
+  return {
+    absoluteSeconds: config.MUSTER_AUTH_REFRESH_ABSOLUTE_SECONDS,
+    idleSeconds: config.MUSTER_AUTH_REFRESH_IDLE_SECONDS,
+    retrySeconds: config.MUSTER_AUTH_REFRESH_RETRY_SECONDS,
+  };
+}

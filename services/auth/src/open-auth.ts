@@ -2,15 +2,15 @@ import type { Broker, RequestHandlers } from "@muster/broker/broker";
 import { serviceAccountView, userView } from "@muster/contracts/accounts";
 import { authRequests } from "@muster/contracts/auth";
 import type { Database } from "@muster/database/database";
-import type { Logger } from "@muster/telemetry/logger";
 import { accountsOf } from "./accounts/manage.ts";
 import { serviceAccountViewOf, userViewOf } from "./accounts/store.ts";
 import { exchangeApiKeys } from "./api-keys/exchange.ts";
 import { createApiKey, getApiKey, listApiKeys, revokeApiKey } from "./api-keys/manage.ts";
 import { apiKeyStore } from "./api-keys/store.ts";
-import { openActiveKey } from "./signing/active-key.ts";
 import { Minter } from "./signing/minter.ts";
-import { sealerOf } from "./signing/sealed.ts";
+import type { Keeping } from "./signing/keep.ts";
+import { listSigningKeys, revokeSigningKey, rotateSigningKey } from "./signing/manage.ts";
+import type { SigningKeys } from "./signing/open-signing.ts";
 import { findPublished } from "./signing/store.ts";
 import { createTenant, listTenants } from "./tenants/manage.ts";
 import { issueToken } from "./tokens/issue.ts";
@@ -21,29 +21,30 @@ import type { RefreshLife } from "./tokens/store.ts";
 export interface AuthOptions {
   readonly database: Database;
   readonly broker: Pick<Broker, "serve">;
-  readonly keyEncryptionKey: Buffer;
-  readonly tokenTtlSeconds: number;
+  readonly signing: Pick<SigningKeys, "activeKid" | "keyOf">;
+  readonly keeping: Keeping;
   readonly operatorTenantId: string;
   readonly shadowTenantId: string;
-  readonly logger: Logger;
   readonly refreshLife: RefreshLife;
 }
 
-/** Resolves when it answers; closing the broker ends it. Throws when the signing key cannot be opened. */
-export async function openAuth(o: AuthOptions): Promise<{ kid: string }> {
-  const { database, broker } = o;
-  const key = await openActiveKey(database, sealerOf(o.keyEncryptionKey));
-  const minter = new Minter({ key, ttlSeconds: o.tokenTtlSeconds, keptMax: 10_000, now: Date.now });
+/** Resolves when it answers; closing the broker ends it. */
+export async function openAuth(o: AuthOptions): Promise<void> {
+  const { database, broker, signing, refreshLife } = o;
+  const minter = new Minter({ ttlSeconds: o.keeping.tokenTtlSeconds, keptMax: 10_000 });
   const tokens: TokenDeps = {
     database,
     keys: apiKeyStore(database),
-    mint: (id, principal, notAfter) => minter.mint(id, principal, notAfter),
-    refreshLife: o.refreshLife,
+    signing,
+    mint: (id, principal, notAfter, now) => minter.mint(id, principal, notAfter, now),
+    now: Date.now,
+    refreshLife,
   };
   const handlers: RequestHandlers<typeof authRequests> = {
     exchangeApiKey: exchangeApiKeys(tokens),
     getKeys: () => database.transaction("system", findPublished, { readOnly: true }),
     ...keyHandlers(database),
+    ...signingKeyHandlers(o),
     ...accountHandlers(database),
     createTenant: (payload, context) => createTenant(o, payload, context),
     listTenants: (payload, context) => listTenants(database, payload, context),
@@ -52,8 +53,6 @@ export async function openAuth(o: AuthOptions): Promise<{ kid: string }> {
     revokeToken: (payload) => revokeToken(tokens, payload),
   };
   await broker.serve("auth", authRequests, handlers);
-  o.logger.info({ kid: key.kid }, "signs with this key");
-  return { kid: key.kid };
 }
 
 type Handlers = RequestHandlers<typeof authRequests>;
@@ -66,6 +65,17 @@ function keyHandlers(
     listApiKeys: (payload, context) => listApiKeys(database, payload, context),
     getApiKey: ({ id }, context) => getApiKey(database, id, context),
     revokeApiKey: ({ id }, context) => revokeApiKey(database, id, context),
+  };
+}
+
+function signingKeyHandlers(
+  o: AuthOptions,
+): Pick<Handlers, "listSigningKeys" | "rotateSigningKey" | "revokeSigningKey"> {
+  const parts = { ...o.keeping, operatorTenantId: o.operatorTenantId };
+  return {
+    listSigningKeys: (_payload, context) => listSigningKeys(parts, context),
+    rotateSigningKey: (_payload, context) => rotateSigningKey(parts, context),
+    revokeSigningKey: ({ kid }, context) => revokeSigningKey(parts, kid, context),
   };
 }
 

@@ -5,22 +5,9 @@ import { promisify } from "node:util";
 import { apiKeyPattern, authRequests } from "@muster/contracts/auth";
 import { checkIsolation } from "@muster/database/catalogue";
 import { openVerifier } from "@muster/identity/verify";
-import { setupDatabase } from "@muster/testing/database";
 import { expect } from "chai";
-import { openActiveKey } from "../src/signing/active-key.ts";
-import { sealerOf } from "../src/signing/sealed.ts";
 import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
-import {
-  codeOf,
-  context,
-  keyEncryptionKey,
-  logger,
-  makeKey,
-  metrics,
-  migrations,
-  open,
-  setup,
-} from "./setup.ts";
+import { codeOf, context, keyEncryptionKey, logger, makeKey, metrics, setup } from "./setup.ts";
 import type { Setup } from "./setup.ts";
 
 describe("auth", function () {
@@ -141,23 +128,22 @@ describe("auth", function () {
       expect(await codeOf(refused)).to.match(/permission denied|append-only/);
     }
   });
-});
 
-describe("signing keys", function () {
-  this.timeout(60_000);
-
-  it("are one for many replicas that start at once, and stay shut to another sealing key", async () => {
-    const postgres = await setupDatabase({ migrations });
-    const database = await open(postgres.urlFor("auth"));
-    try {
-      const sealer = sealerOf(keyEncryptionKey);
-      const keys = await Promise.all(Array.from({ length: 10 }, () => openActiveKey(database, sealer)));
-      expect(new Set(keys.map(({ kid }) => kid))).to.have.length(1);
-      const wrong = await codeOf(openActiveKey(database, sealerOf(randomBytes(32))));
-      expect(wrong).to.include("MUSTER_AUTH_KEY_ENCRYPTION_KEY is not the key that sealed");
-    } finally {
-      await database.close();
-      await postgres.destroy();
-    }
+  it("does not start with settings that contradict each other: it names each with rule and value", async () => {
+    const program = fileURLToPath(new URL("../src/main.js", import.meta.url));
+    const env = {
+      ...process.env,
+      MUSTER_DATABASE_URL: s.postgres.urlFor("auth"),
+      MUSTER_AMQP_URL: s.vhost.amqpUrl,
+      MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryptionKey.toString("base64"),
+      MUSTER_INTERNAL_PORT: "0",
+      MUSTER_KEYS_MAX_AGE_SECONDS: "3000",
+    };
+    const ended = promisify(execFile)(process.execPath, [program], { env });
+    const failed: unknown = await ended.catch((error: unknown) => error);
+    expect(failed).to.include({ code: 78 });
+    const name = "MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS";
+    const rule = "must be at least twice MUSTER_KEYS_MAX_AGE_SECONDS, which is 3000";
+    expect(failed).to.have.property("stdout").that.includes(`${name}: ${rule}`).and.includes('is \\"3600\\"');
   });
 });

@@ -8,11 +8,14 @@ import type { PayloadInputOf, ReplyOf, RequestContract } from "@muster/contracts
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { meshWith } from "@muster/contracts/mesh";
+import type { PreparedMessage } from "@muster/contracts/message";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Role } from "@muster/contracts/principal";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { topologyOf } from "@muster/contracts/topology";
 import { openDatabase } from "@muster/database/database";
 import type { Database } from "@muster/database/database";
+import { openOutboxRelay } from "@muster/database/outbox";
 import { openVerifier } from "@muster/identity/verify";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
@@ -22,7 +25,9 @@ import { setupVhost } from "@muster/testing/vhost";
 import type { Vhost } from "@muster/testing/vhost";
 import { SignJWT } from "jose";
 import { openAuth } from "../src/open-auth.ts";
-import { openActiveKey } from "../src/signing/active-key.ts";
+import type { Keeping } from "../src/signing/keep.ts";
+import { openSigning } from "../src/signing/open-signing.ts";
+import type { SigningKeys } from "../src/signing/open-signing.ts";
 import { sealerOf } from "../src/signing/sealed.ts";
 import { findPublished } from "../src/signing/store.ts";
 import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
@@ -30,6 +35,7 @@ import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
 export const logger = openLogger({ service: "test", level: "silent" });
 export const metrics = createMetrics({ service: "test" });
 export const keyEncryptionKey = randomBytes(32);
+export const life = { rotationMs: 30 * 86_400_000, publishAheadMs: 3_600_000 };
 export const context = { correlationId: "test" };
 export const migrations = [
   { schema: "auth", directory: fileURLToPath(new URL("../../migrations", import.meta.url)) },
@@ -46,6 +52,25 @@ export function open(url: string): Promise<Database> {
   return openDatabase({ ...options, logger, metrics });
 }
 
+/** As if so much time had passed for every signing key. */
+export async function passTime(database: Database, seconds: number): Promise<void> {
+  const times = ["created", "activated", "retired", "revoked", "rotation_asked"].map((name) => `${name}_at`);
+  const moves = [...times, "verify_until"].map((name) => `${name} = ${name} - $1 * interval '1 second'`);
+  await database.transaction("system", (tx) =>
+    tx.query(`UPDATE signing_keys SET ${moves.join(", ")}`, [seconds]),
+  );
+}
+
+/** The signing keys as one more replica has them. It looks by itself only once in a test's life. */
+export function openReplica(
+  database: Database,
+  o: { sealingKey?: Buffer; tokenTtlSeconds?: number } = {},
+): Promise<SigningKeys> {
+  const sealer = sealerOf(o.sealingKey ?? keyEncryptionKey);
+  const tokenTtlSeconds = o.tokenTtlSeconds ?? 600;
+  return openSigning({ database, sealer, tokenTtlSeconds, life, lookMs: 60_000, logger, metrics });
+}
+
 export interface Claims {
   readonly tenantId: string;
   readonly subject: string;
@@ -60,6 +85,7 @@ export interface Setup {
   readonly vhost: Vhost;
   readonly database: Database;
   readonly broker: Broker;
+  readonly keeping: Keeping;
   exchange(key: string): Promise<ReplyOf<typeof authRequests.exchangeApiKey>>;
   /** Asks as whoever holds this token. */
   as<C extends RequestContract>(
@@ -71,6 +97,8 @@ export interface Setup {
   sign(claims: Claims): Promise<string>;
   close(): Promise<void>;
 }
+
+export const refreshLife = { absoluteSeconds: 86_400, idleSeconds: 3_600, retrySeconds: 30 };
 
 /** auth as it runs, on a broker and a database of its own. */
 export async function setup(): Promise<Setup> {
@@ -84,42 +112,44 @@ export async function setup(): Promise<Setup> {
   const connection = { url: vhost.amqpUrl, name: "auth", service: "auth", identify } as const;
   const broker = await openBroker({ ...connection, logger, metrics });
   const tenants = { operatorTenantId: "default", shadowTenantId };
-  const refreshLife = { absoluteSeconds: 86_400, idleSeconds: 3_600, retrySeconds: 30 };
-  await openAuth({
-    database,
-    broker,
-    keyEncryptionKey,
-    tokenTtlSeconds: 600,
-    ...tenants,
-    logger,
-    refreshLife,
+  const signing = await openReplica(database);
+  const publish = (message: PreparedMessage) => broker.publish(message);
+  const relay = await openOutboxRelay({ database, publish, logger, metrics });
+  await broker.hear(signingKeysChanged, {
+    heard: ({ revoked }) => verifier.keysChanged(revoked),
+    missed: () => verifier.keysChanged(),
   });
-  const signing = await openActiveKey(database, sealerOf(keyEncryptionKey));
+  const keeping: Keeping = { database, sealer: sealerOf(keyEncryptionKey), tokenTtlSeconds: 600, life };
+  await openAuth({ database, broker, signing, keeping, ...tenants, refreshLife });
   return {
     postgres,
     vhost,
     database,
     broker,
+    keeping,
     exchange(key) {
       const prefix = key.split("_")[1] ?? "";
       const key_sha256 = createHash("sha256").update(key).digest("hex");
       return broker.request(authRequests.exchangeApiKey, { prefix, key_sha256 }, context);
     },
     as: (token, contract, payload) => broker.request(contract, payload, { ...context, identity: token }),
-    sign(claims) {
+    async sign(claims) {
+      const key = await signing.keyOf(await database.transaction("system", signing.activeKid));
       const nowSeconds = Math.floor(Date.now() / 1_000);
       const { tenantId: tenant_id, role, permissions = [] } = claims;
-      return new SignJWT({ tenant_id, roles: [role], permissions })
-        .setProtectedHeader({ alg: signing.alg, kid: signing.kid, typ: accessTokenType })
+      return await new SignJWT({ tenant_id, roles: [role], permissions })
+        .setProtectedHeader({ alg: key.alg, kid: key.kid, typ: accessTokenType })
         .setIssuer(accessTokenIssuer)
         .setAudience(claims.audience ?? accessTokenAudience)
         .setSubject(claims.subject)
         .setJti(uuidv7())
         .setIssuedAt(nowSeconds - 120)
         .setExpirationTime(nowSeconds + (claims.expiresInSeconds ?? 600))
-        .sign(signing.privateKey);
+        .sign(key.privateKey);
     },
     async close() {
+      await signing.close();
+      await relay.close();
       await broker.close();
       await verifier.close();
       await database.close();

@@ -1,9 +1,16 @@
 import type { Broker } from "@muster/broker/broker";
+import { apiKeyPattern } from "@muster/contracts/auth";
 import type { PayloadInputOf, ReplyOf, RequestContract } from "@muster/contracts/define";
 import type { WorkContext } from "@muster/contracts/envelope";
 import { MusterError } from "@muster/contracts/errors";
+import type { ApiKeys } from "./identity/api-keys.ts";
 
-export type Asked = { readonly context: WorkContext; readonly signal?: AbortSignal };
+export interface Asked {
+  readonly context: WorkContext;
+  readonly signal?: AbortSignal;
+  /** What the caller sent; undefined where nobody did. */
+  readonly bearer?: string | undefined;
+}
 
 /** Asks the owner of a request, as the caller. Throws MusterError. */
 export type Ask = <C extends RequestContract>(
@@ -28,5 +35,26 @@ export function askBy(broker: Pick<Broker, "request" | "state">): Ask {
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
       ...(signal === undefined ? {} : { signal }),
     });
+  };
+}
+
+/**
+ * The same, once more with another token where the owner refuses the one that an API key was exchanged for: its signing
+ * key may have been revoked a moment ago. What was refused for its token had no effect.
+ */
+export function askAgain(ask: Ask, apiKeys: Pick<ApiKeys, "renewed">): Ask {
+  return async (contract, payload, from, timeoutMs) => {
+    try {
+      return await ask(contract, payload, from, timeoutMs);
+    } catch (error) {
+      const { identity } = from.context;
+      const byKey = from.bearer !== undefined && apiKeyPattern.test(from.bearer);
+      const refused = error instanceof MusterError && error.code === "INVALID_OR_MISSING_BEARER_TOKEN";
+      if (!refused || !byKey || identity === undefined) throw error;
+      const renewed = await apiKeys.renewed(from.bearer, identity);
+      if (renewed === undefined) throw error;
+      const again = { ...from, context: { ...from.context, identity: renewed.token } };
+      return await ask(contract, payload, again, timeoutMs);
+    }
   };
 }

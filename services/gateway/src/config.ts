@@ -1,10 +1,11 @@
-import { amqpUrl, authMode, shadowTenantId } from "@muster/service/known-settings";
+import { amqpUrl, authMode, keysMaxAgeSeconds, shadowTenantId } from "@muster/service/known-settings";
 import { duration, integer, text } from "@muster/service/settings";
 
 export const settings = {
   MUSTER_AMQP_URL: amqpUrl,
   AUTH_MODE: authMode,
   MUSTER_SHADOW_TENANT_ID: shadowTenantId,
+  MUSTER_KEYS_MAX_AGE_SECONDS: keysMaxAgeSeconds,
   MUSTER_GATEWAY_HOST: text({ help: "Where the API listens", default: "127.0.0.1" }),
   MUSTER_GATEWAY_PORT: integer({
     help: "Port of the API; 0 takes a free one",

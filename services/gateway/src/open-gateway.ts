@@ -1,20 +1,14 @@
 import type { Broker } from "@muster/broker/broker";
-import { authRequests } from "@muster/contracts/auth";
-import { uuidv7 } from "@muster/contracts/ids";
 import { openapiOf } from "@muster/contracts/openapi";
 import { routes } from "@muster/contracts/routes";
 import type { Handlers } from "@muster/http/handler";
 import { openHttpServer } from "@muster/http/server";
 import type { HttpServer } from "@muster/http/server";
-import { openVerifier } from "@muster/identity/verify";
 import type { Values } from "@muster/service/settings";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
-import { askBy } from "./asking.ts";
 import type { settings } from "./config.ts";
-import { ApiKeys } from "./identity/api-keys.ts";
-import { identifyBearer } from "./identity/authenticate.ts";
-import { keyDocument } from "./identity/key-document.ts";
+import { openIdentity } from "./identity/open-identity.ts";
 import { LiveHints } from "./output/hints.ts";
 import { accountHandlers } from "./routes/accounts.ts";
 import { commandHandlers } from "./routes/commands.ts";
@@ -26,7 +20,7 @@ import { vmHandlers } from "./routes/vms.ts";
 
 export interface GatewayOptions {
   readonly config: Values<typeof settings>;
-  readonly broker: Pick<Broker, "request" | "state" | "watch">;
+  readonly broker: Pick<Broker, "request" | "state" | "watch" | "hear">;
   readonly version: string;
   readonly logger: Logger;
   readonly metrics: Metrics;
@@ -41,26 +35,8 @@ export interface Gateway {
 /** The public door, on a broker that is open; resolves when it listens. */
 export async function openGateway(o: GatewayOptions): Promise<Gateway> {
   const { config, broker, logger, metrics } = o;
-  const ask = askBy(broker);
-  const askAuth = { timeoutMs: config.MUSTER_GATEWAY_AUTH_TIMEOUT_MS };
-  const fetchKeys = () => ask(authRequests.getKeys, {}, { context: newWork() }, askAuth.timeoutMs);
-  const apiKeys = new ApiKeys({
-    exchange: (asked) => ask(authRequests.exchangeApiKey, asked, { context: newWork() }, askAuth.timeoutMs),
-    ttlMs: config.MUSTER_GATEWAY_API_KEY_TTL_MS,
-    refusedTtlMs: 2_000,
-    keysMax: 10_000,
-    now: Date.now,
-  });
-  const shadowTenantId = config.MUSTER_SHADOW_TENANT_ID;
-  const verifier = openVerifier({ fetchKeys, mode: "enforced", shadowTenantId, logger, metrics });
-  const identify = identifyBearer({
-    mode: config.AUTH_MODE,
-    shadowTenantId,
-    apiKeys,
-    verify: (token) => verifier.verify(token),
-    logger,
-    metrics,
-  });
+  const identity = await openIdentity(o);
+  const { ask, apiKeys, identify, keyDocument } = identity;
   const hints = await LiveHints.open(broker);
   const handlers: Handlers<typeof routes> = {
     ...identityHandlers(),
@@ -77,7 +53,6 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
     }),
     ...reliabilityHandlers({ ask }),
   };
-  const jwks = keyDocument({ fetchKeys, maxAgeMs: 30_000, staleMaxMs: 10 * 60_000, now: Date.now });
   const server = await openHttpServer({
     host: config.MUSTER_GATEWAY_HOST,
     port: config.MUSTER_GATEWAY_PORT,
@@ -87,7 +62,7 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
     logger,
     metrics,
     openapi: openapiOf(routes, { title: "Muster", version: o.version }),
-    documents: { "/.well-known/jwks.json": jwks },
+    documents: { "/.well-known/jwks.json": () => keyDocument.read() },
     limits: {
       inFlightMax: config.MUSTER_GATEWAY_IN_FLIGHT_MAX,
       connectionsMax: config.MUSTER_GATEWAY_CONNECTIONS_MAX,
@@ -95,6 +70,7 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
     },
   }).catch(async (error: unknown) => {
     await hints.close();
+    await identity.close();
     throw error;
   });
   return {
@@ -103,12 +79,7 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
     async close() {
       await server.close();
       await hints.close();
-      await verifier.close();
+      await identity.close();
     },
   };
-}
-
-/** Work that no request caused: one answer serves many. */
-function newWork(): { correlationId: string } {
-  return { correlationId: uuidv7() };
 }

@@ -61,7 +61,7 @@ describe("what auth answers about accounts", function () {
       if (route === undefined) throw new Error(`${key} has no route`);
       const [id, idempotencyKey] = [uuidv7(), uuidv7()];
       const body = route.body === undefined ? undefined : sampleOf(route.body);
-      const response = await fetch(`${s.url}${route.path.replace("{id}", id)}`, {
+      const response = await fetch(`${s.url}${route.path.replace(/\{k?id\}/, id)}`, {
         method: route.method,
         headers: {
           authorization: `Bearer ${await s.issuer.token("owner")}`,

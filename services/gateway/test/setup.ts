@@ -21,28 +21,42 @@ import { openGateway } from "../src/open-gateway.ts";
 
 const logger = openLogger({ service: "test", level: "silent" });
 
-/** An issuer like auth: one Ed25519 key, tokens of any kind. */
-function setupIssuer() {
+function keyPair(kid: string) {
   const { publicKey, privateKey } = generateKeyPairSync("ed25519");
   const { crv = "", x = "" } = publicKey.export({ format: "jwk" });
-  const keys = [{ kty: "OKP", crv, x, kid: "k1", alg: "EdDSA", use: "sig" as const }];
+  return { kid, privateKey, jwk: { kty: "OKP", crv, x, kid, alg: "EdDSA", use: "sig" as const } };
+}
+
+/** An issuer like auth: one Ed25519 key signs, the next one is published; tokens of any kind. */
+function setupIssuer() {
+  const pairs = [keyPair("k1"), keyPair("k2")];
+  let made = pairs.length;
+  const keys = pairs.map(({ jwk }) => jwk);
   const token = (
     role: Role,
     o: { expiresInSeconds?: number; tenantId?: string; audience?: string; issuer?: string } = {},
   ): Promise<string> => {
     const nowSeconds = Math.floor(Date.now() / 1_000);
     const expiresAt = nowSeconds + (o.expiresInSeconds ?? 600);
+    const signer = pairs[0]!;
     return new SignJWT({ tenant_id: o.tenantId ?? "acme", roles: [role], permissions: [] })
-      .setProtectedHeader({ alg: "EdDSA", kid: "k1", typ: accessTokenType })
+      .setProtectedHeader({ alg: "EdDSA", kid: signer.kid, typ: accessTokenType })
       .setIssuer(o.issuer ?? accessTokenIssuer)
       .setAudience(o.audience ?? accessTokenAudience)
       .setSubject("user:test")
       .setJti(uuidv7())
       .setIssuedAt(Math.min(nowSeconds, expiresAt) - 1)
       .setExpirationTime(expiresAt)
-      .sign(privateKey);
+      .sign(signer.privateKey);
   };
-  return { keys, token };
+  /** The key that signs is gone from now on, and the next one signs; gives the kid that was revoked. */
+  const revoke = (): string => {
+    pairs.push(keyPair(`k${++made}`));
+    const kid = pairs.shift()!.kid;
+    keys.splice(0, keys.length, ...pairs.map(({ jwk }) => jwk));
+    return kid;
+  };
+  return { keys, token, revoke };
 }
 
 /** What the gateway asks on its own account. */
@@ -76,7 +90,7 @@ export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: stri
           return { access_token: await issuer.token(role), expires_in_seconds: 600, principal };
         }),
       ),
-    getKeys: () => Promise.resolve({ keys: issuer.keys }),
+    getKeys: () => Promise.resolve({ keys: [...issuer.keys] }),
   };
   return { newKey, revoke, handlers };
 }
@@ -96,7 +110,7 @@ export async function setup(o: SetupOptions = {}) {
   const link = await openFaultyLink(vhost.amqpUrl);
   const mode = o.env?.["AUTH_MODE"] === "shadow" ? "shadow" : "enforced";
   const verifier = openVerifier({
-    fetchKeys: () => Promise.resolve({ keys: issuer.keys }),
+    fetchKeys: () => Promise.resolve({ keys: [...issuer.keys] }),
     mode,
     shadowTenantId: "shadow-tenant",
     logger,
@@ -121,6 +135,8 @@ export async function setup(o: SetupOptions = {}) {
     newKey: auth.newKey,
     revokeKey: auth.revoke,
     peers,
+    /** Of the peers behind the gateway. */
+    verifier,
     link,
     broker,
     gateway,

@@ -3,6 +3,7 @@ import {
   authMode,
   databaseUrl,
   managementUrl,
+  keysMaxAgeSeconds,
   shadowTenantId,
 } from "@muster/service/known-settings";
 import { choice, duration, integer } from "@muster/service/settings";
@@ -16,6 +17,7 @@ export const settings = {
   MUSTER_DATABASE_URL: databaseUrl,
   AUTH_MODE: authMode,
   MUSTER_SHADOW_TENANT_ID: shadowTenantId,
+  MUSTER_KEYS_MAX_AGE_SECONDS: keysMaxAgeSeconds,
   MUSTER_VMOPS_RUNNING_MAX_MS: duration({
     help: "A running command whose lease was not renewed for so long has lost it",
     min: 60_000,

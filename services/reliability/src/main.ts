@@ -1,6 +1,7 @@
 import { openBroker } from "@muster/broker/broker";
 import type { Broker } from "@muster/broker/broker";
 import { authRequests } from "@muster/contracts/auth";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { openDatabase } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
 import { openVerifier } from "@muster/identity/verify";
@@ -34,6 +35,7 @@ await startService(
         fetchKeys: () => broker.request(authRequests.getKeys, {}, ownContext()),
         mode: config.AUTH_MODE,
         shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+        keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
         logger,
         metrics,
       }),
@@ -49,6 +51,13 @@ await startService(
         metrics,
       }),
       (opened) => opened.health(),
+    );
+    own(
+      "key changes",
+      await broker.hear(signingKeysChanged, {
+        heard: ({ revoked }) => verifier.keysChanged(revoked),
+        missed: () => verifier.keysChanged(),
+      }),
     );
     own(
       "outbox relay",

@@ -1,4 +1,10 @@
-import { amqpUrl, authMode, databaseUrl, shadowTenantId } from "@muster/service/known-settings";
+import {
+  amqpUrl,
+  authMode,
+  databaseUrl,
+  keysMaxAgeSeconds,
+  shadowTenantId,
+} from "@muster/service/known-settings";
 import { choice, duration, integer } from "@muster/service/settings";
 import type { Values } from "@muster/service/settings";
 
@@ -7,6 +13,7 @@ export const settings = {
   MUSTER_DATABASE_URL: databaseUrl,
   AUTH_MODE: authMode,
   MUSTER_SHADOW_TENANT_ID: shadowTenantId,
+  MUSTER_KEYS_MAX_AGE_SECONDS: keysMaxAgeSeconds,
   MUSTER_VM_QUEUE_TYPE: choice(["quorum", "classic"], { help: "Type of the VMs' queues", default: "quorum" }),
   MUSTER_VMOPS_LEASE_MS: duration({
     help: "How long a claim holds without being renewed; agents renew every third of it",

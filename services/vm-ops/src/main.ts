@@ -2,6 +2,7 @@ import { openBroker } from "@muster/broker/broker";
 import type { Broker } from "@muster/broker/broker";
 import { authRequests } from "@muster/contracts/auth";
 import { uuidv7 } from "@muster/contracts/ids";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { openDatabase } from "@muster/database/database";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
@@ -31,6 +32,7 @@ await startService(
         fetchKeys: () => broker.request(authRequests.getKeys, {}, { correlationId: uuidv7() }),
         mode: config.AUTH_MODE,
         shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+        keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
         logger,
         metrics,
       }),
@@ -47,6 +49,13 @@ await startService(
         metrics,
       }),
       (opened) => opened.health(),
+    );
+    own(
+      "key changes",
+      await broker.hear(signingKeysChanged, {
+        heard: ({ revoked }) => verifier.keysChanged(revoked),
+        missed: () => verifier.keysChanged(),
+      }),
     );
     await openVmOps({ config, database, broker, logger, metrics, own });
   },

@@ -1,6 +1,7 @@
 import type {
   EventContract,
   PayloadInputOf,
+  PayloadOf,
   ReplyOf,
   ReportContract,
   RequestContract,
@@ -12,19 +13,21 @@ import { MusterError } from "@muster/contracts/errors";
 import type { PreparedMessage, PublishVerdict } from "@muster/contracts/message";
 import {
   agentsExchange,
+  eventsExchange,
   reportRoutingKey,
   requestsQueue,
   subscriptionQueue,
 } from "@muster/contracts/topology";
-import type { Broker, BrokerOptions, ServeOptions } from "./broker.ts";
+import type { Broker, BrokerOptions, Hearing, ServeOptions } from "./broker.ts";
 import type { ConnectionState, SupervisedConnection } from "./connection.ts";
 import { QueueConsumer, type Consumer, type ConsumeOptions, type RawDelivery } from "./consume.ts";
 import { combined, unhealthy, type Health } from "./health.ts";
-import { HintWatch, TransientPublisher, type Watch } from "./hints.ts";
+import { HintWatch, TransientPublisher, type Watch, type WatchOptions } from "./hints.ts";
 import { queueLabel, type Instruments } from "./instruments.ts";
 import { prepareRequest } from "./prepare.ts";
 import { Publisher } from "./publisher.ts";
 import { deleteQueue, ensureVmQueue, queueExists } from "./queues.ts";
+import { readEvent } from "./read-envelope.ts";
 import { Requester } from "./requests.ts";
 import {
   requestRoutes,
@@ -217,9 +220,38 @@ export class AmqpBroker implements Broker {
     return kept;
   }
 
-  async watch(exchange: string, onHint: (routingKey: string, payload: unknown) => void): Promise<Watch> {
+  watch(exchange: string, onHint: (routingKey: string, payload: unknown) => void): Promise<Watch> {
+    return this.#watch({
+      exchange,
+      onMessage: ({ routingKey, body }) =>
+        onHint(routingKey, body.length === 0 ? undefined : (JSON.parse(body.toString("utf8")) as unknown)),
+    });
+  }
+
+  async hear<C extends EventContract>(contract: C, hearing: Hearing<C>): Promise<Watch> {
+    const { logger } = this.#options;
+    const watch = await this.#watch({
+      exchange: eventsExchange(contract.owner),
+      onMessage: (message) => {
+        let payload: PayloadOf<C>;
+        try {
+          payload = readEvent(contract, message);
+        } catch (error) {
+          logger.warn({ err: error, type: contract.name }, "an event could not be read");
+          hearing.missed();
+          return;
+        }
+        hearing.heard(payload);
+      },
+      onReopened: () => hearing.missed(),
+    });
+    await watch.bind(contract.name);
+    return watch;
+  }
+
+  async #watch(o: WatchOptions): Promise<Watch> {
     this.#refuseWhenClosing();
-    const watch = new HintWatch(this.#consuming, this.#options.logger, exchange, onHint);
+    const watch = new HintWatch(this.#consuming, this.#options.logger, o);
     this.#watches.add(watch);
     await watch.whenOpen(this.#options.connectTimeoutMs ?? 10_000);
     return {
@@ -282,7 +314,7 @@ export class AmqpBroker implements Broker {
       parts["requests"] = this.#requester.health();
     }
     for (const consumer of this.#consumers) parts[`consumer ${consumer.queue}`] = consumer.health();
-    for (const watch of this.#watches) parts["watch"] = watch.health();
+    for (const watch of this.#watches) parts[`watch ${watch.exchange}`] = watch.health();
     return combined(parts);
   }
 

@@ -1,6 +1,7 @@
 import type {
   EventContract,
   PayloadInputOf,
+  PayloadOf,
   ReplyOf,
   ReportContract,
   RequestContract,
@@ -67,6 +68,12 @@ export interface ServeOptions {
   readonly batchConcurrency?: number;
 }
 
+export interface Hearing<C extends EventContract> {
+  heard(payload: PayloadOf<C>): void;
+  /** The connection was lost and is there again, or an event could not be read. */
+  missed(): void;
+}
+
 export interface Broker {
   /** Confirmed, mandatory, persistent. Never rejects: the verdict tells. */
   publish(message: PreparedMessage, options?: { timeoutMs?: number }): Promise<PublishVerdict>;
@@ -109,6 +116,11 @@ export interface Broker {
     options: ConsumeOptions,
     onDelivery: (delivery: RawDelivery) => void,
   ): Promise<Consumer>;
+  /**
+   * Each event while it is published, in every process that hears, on a queue of the process's own. Nothing is kept for one
+   * that is away: `missed` says when there may have been something.
+   */
+  hear<C extends EventContract>(contract: C, hearing: Hearing<C>): Promise<Watch>;
   watch(exchange: string, onHint: (routingKey: string, payload: unknown) => void): Promise<Watch>;
   /** Idempotent. Throws when a queue of that name has other arguments. */
   ensureVmQueue(name: string): Promise<void>;

@@ -1,9 +1,10 @@
-import type { Channel } from "amqplib";
+import type { Channel, ConsumeMessage } from "amqplib";
 import type { Logger } from "@muster/telemetry/logger";
 import type { SupervisedChannel } from "./channel.ts";
 import type { SupervisedConnection } from "./connection.ts";
 import type { Health } from "./health.ts";
 import type { Instruments } from "./instruments.ts";
+import type { ReceivedMessage } from "./read-envelope.ts";
 
 /** Publishes what may be lost: no confirm, not persistent; hints are dropped rather than kept waiting. */
 export class TransientPublisher {
@@ -71,28 +72,33 @@ export interface Watch {
   close(): Promise<void>;
 }
 
-const hintsKeptMax = 10_000;
+export interface WatchedMessage extends ReceivedMessage {
+  readonly routingKey: string;
+}
+
+export interface WatchOptions {
+  readonly exchange: string;
+  readonly onMessage: (message: WatchedMessage) => void;
+  /** There is a new queue after an earlier one was lost: what was published in between was missed. */
+  readonly onReopened?: () => void;
+}
+
+const messagesKeptMax = 10_000;
 
 /** A private queue that lives as long as its channel; bound keys are counted and bound again on a new channel. */
 export class HintWatch implements Watch {
-  readonly #exchange: string;
-  readonly #onHint: (routingKey: string, payload: unknown) => void;
+  readonly #o: WatchOptions;
   readonly #logger: Logger;
   readonly #channel: SupervisedChannel;
   readonly #keys = new Map<string, number>();
   #queue: string | undefined;
+  #opened = false;
 
-  constructor(
-    connection: SupervisedConnection,
-    logger: Logger,
-    exchange: string,
-    onHint: (routingKey: string, payload: unknown) => void,
-  ) {
-    this.#exchange = exchange;
-    this.#onHint = onHint;
+  constructor(connection: SupervisedConnection, logger: Logger, o: WatchOptions) {
+    this.#o = o;
     this.#logger = logger;
     this.#channel = connection.keepChannel({
-      name: `watch ${exchange}`,
+      name: `watch ${o.exchange}`,
       open: (model) => model.createChannel(),
       setup: (channel) => this.#setUp(channel),
       lost: () => {
@@ -101,15 +107,19 @@ export class HintWatch implements Watch {
     });
   }
 
+  get exchange(): string {
+    return this.#o.exchange;
+  }
+
   async #setUp(channel: Channel): Promise<void> {
     const { queue } = await channel.assertQueue("", {
       exclusive: true,
       autoDelete: true,
       durable: false,
-      maxLength: hintsKeptMax,
+      maxLength: messagesKeptMax,
     });
     this.#queue = queue;
-    await Promise.all([...this.#keys.keys()].map((key) => channel.bindQueue(queue, this.#exchange, key)));
+    await Promise.all([...this.#keys.keys()].map((key) => channel.bindQueue(queue, this.#o.exchange, key)));
     await channel.consume(
       queue,
       (message) => {
@@ -117,19 +127,23 @@ export class HintWatch implements Watch {
           this.#channel.reopen("the broker cancelled the watch");
           return;
         }
-        this.#deliver(message.fields.routingKey, message.content);
+        this.#deliver(message);
       },
-      // a lost hint is made good by the next read
+      // What is lost is made good: a hint by the next read, an event by what onReopened does.
       { noAck: true, exclusive: true },
     );
+    if (this.#opened) this.#o.onReopened?.();
+    this.#opened = true;
   }
 
-  #deliver(routingKey: string, body: Buffer): void {
+  #deliver({ content, fields, properties }: ConsumeMessage): void {
     try {
-      this.#onHint(
-        routingKey,
-        body.length === 0 ? undefined : (JSON.parse(body.toString("utf8")) as unknown),
-      );
+      this.#o.onMessage({
+        body: content,
+        routingKey: fields.routingKey,
+        contentType: typeof properties.contentType === "string" ? properties.contentType : undefined,
+        headers: properties.headers ?? {},
+      });
     } catch (error) {
       this.#logger.debug({ err: error }, "a hint could not be handled");
     }
@@ -148,7 +162,8 @@ export class HintWatch implements Watch {
     const uses = (this.#keys.get(key) ?? 0) + 1;
     this.#keys.set(key, uses);
     const queue = this.#queue;
-    if (queue !== undefined && uses === 1) await this.#channel.channel?.bindQueue(queue, this.#exchange, key);
+    if (queue !== undefined && uses === 1)
+      await this.#channel.channel?.bindQueue(queue, this.#o.exchange, key);
   }
 
   async unbind(key: string): Promise<void> {
@@ -157,7 +172,7 @@ export class HintWatch implements Watch {
     if (!this.#keys.delete(key)) return;
     const queue = this.#queue;
     if (queue !== undefined)
-      await this.#channel.channel?.unbindQueue(queue, this.#exchange, key).catch(() => {});
+      await this.#channel.channel?.unbindQueue(queue, this.#o.exchange, key).catch(() => {});
   }
 
   close(): Promise<void> {

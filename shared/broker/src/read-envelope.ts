@@ -1,5 +1,5 @@
 import { envelope as envelopeSchema, headerPrefixes, type Envelope } from "@muster/contracts/envelope";
-import { messageBytesMax, type Contract } from "@muster/contracts/define";
+import { messageBytesMax, type Contract, type EventContract, type PayloadOf } from "@muster/contracts/define";
 import { faultsOf, MusterError } from "@muster/contracts/errors";
 
 /** What the CloudEvents AMQP binding needs of a message, whichever client delivered it. */
@@ -45,6 +45,16 @@ export function readPayload(
   const parsed = contract.payload.safeParse(envelope.data);
   if (parsed.success) return parsed.data;
   throw new MusterError(code, undefined, { details: faultsOf(parsed.error, root), cause: parsed.error });
+}
+
+/** The payload of a message that must be this event. Throws CONTRACT_VIOLATION. */
+export function readEvent<C extends EventContract>(contract: C, message: ReceivedMessage): PayloadOf<C> {
+  const envelope = readEnvelope(message);
+  if (envelope.type !== contract.name) {
+    throw violation([{ path: "type", message: `must be ${contract.name}` }]);
+  }
+  const { length } = message.body;
+  return readPayload(contract, envelope, length, "CONTRACT_VIOLATION", "data") as PayloadOf<C>;
 }
 
 function binary(message: ReceivedMessage): Record<string, unknown> {

@@ -14,6 +14,7 @@ import { page } from "./commands.ts";
 import { defineBatchRequest, defineRequest } from "./define.ts";
 import { sha256, uuid } from "./ids.ts";
 import { principal } from "./principal.ts";
+import { kid, publishedKeysMax, signingKeysView } from "./signing-keys.ts";
 import { tokenRequests } from "./tokens.ts";
 import { cursor, idempotencyKey, limit } from "./vm-ops.ts";
 
@@ -21,7 +22,7 @@ import { cursor, idempotencyKey, limit } from "./vm-ops.ts";
 export const apiKeyPattern = /^mk_[a-z0-9]{10}_[A-Za-z0-9_-]{43}$/;
 
 const jwk = z.looseObject({ kty: z.string(), kid: z.string(), alg: z.string(), use: z.literal("sig") });
-export const jwks = z.object({ keys: z.array(jwk).max(20) });
+export const jwks = z.object({ keys: z.array(jwk).max(publishedKeysMax) });
 export type Jwks = z.infer<typeof jwks>;
 
 const paging = { limit, cursor: cursor.optional() };
@@ -57,6 +58,32 @@ export const authRequests = {
     reply: jwks,
     codes: [],
     identity: "none",
+  }),
+  listSigningKeys: defineRequest({
+    owner: "auth",
+    name: "auth.signing-key.list.v1",
+    summary: "List the keys that sign access tokens; for owners of the operator's tenant.",
+    payload: z.object({}),
+    reply: signingKeysView,
+    codes: [],
+  }),
+  rotateSigningKey: defineRequest({
+    owner: "auth",
+    name: "auth.signing-key.rotate.v1",
+    summary:
+      "Let the next key sign as soon as it has been published for long enough: now, or at `rotates_at`. Again is harmless.",
+    payload: z.object({}),
+    reply: signingKeysView,
+    codes: [],
+  }),
+  revokeSigningKey: defineRequest({
+    owner: "auth",
+    name: "auth.signing-key.revoke.v1",
+    summary:
+      "Revoke a signing key: what it signed is refused from now on, and another key signs. Again is harmless.",
+    payload: z.object({ kid }),
+    reply: signingKeysView,
+    codes: ["SIGNING_KEY_NOT_FOUND"],
   }),
   createApiKey: defineRequest({
     owner: "auth",

@@ -98,6 +98,11 @@ export const errorCodes = {
     retriable: false,
     sentence: "No such API key among those that you may see; see GET /api/v1/auth/api-keys.",
   },
+  SIGNING_KEY_NOT_FOUND: {
+    status: 404,
+    retriable: false,
+    sentence: "No signing key has this kid; see GET /api/v1/auth/signing-keys.",
+  },
   ACCOUNT_NOT_FOUND: {
     status: 404,
     retriable: false,

@@ -15,6 +15,7 @@ import {
   reliabilityEvents,
   reliabilityRequests,
 } from "./reliability.ts";
+import { authEvents } from "./signing-keys.ts";
 import { commandDeadLettered, commandReplayed, vmOpsEvents, vmOpsRequests } from "./vm-ops.ts";
 
 /** vm-ops learns who is online: an offline agent burns no requeue. */
@@ -45,7 +46,7 @@ export const reliabilityCommands = defineSubscription({
 /** Everything that travels, in one value: topology, documents, golden files and permissions derive from it. */
 export const mesh = {
   requests: { auth: authRequests, "vm-ops": vmOpsRequests, reliability: reliabilityRequests },
-  events: { "vm-ops": vmOpsEvents, reliability: reliabilityEvents },
+  events: { auth: authEvents, "vm-ops": vmOpsEvents, reliability: reliabilityEvents },
   reports: { [vmOpsAgentsQueue]: vmOpsReports, [reliabilityHeartbeatsQueue]: reliabilityReports },
   doorbells: { vmCommandDoorbell },
   subscriptions: [vmOpsPresence, vmOpsDeadLetters, reliabilityCommands],

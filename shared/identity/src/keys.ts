@@ -18,6 +18,8 @@ export interface KeySetOptions {
 
 /** Without any usable set, a failed fetch is not repeated within this. */
 const unavailableRetryMs = 500;
+/** More than will ever be revoked while a process runs. */
+const revokedMax = 1_000;
 
 type KeyOf = (header?: JWSHeaderParameters, token?: FlattenedJWSInput) => Promise<CryptoKey>;
 
@@ -29,9 +31,13 @@ export class KeysUnavailable extends Error {
 /** The issuer's public keys, fetched by one flight at a time and kept; keys inside tokens are never used. */
 export class KeySet {
   readonly #o: KeySetOptions;
-  #keys: { find: KeyOf; text: string; fetchedAtMs: number } | undefined;
+  #keys: { find: KeyOf; set: JSONWebKeySet; text: string; fetchedAtMs: number } | undefined;
   #flight: Promise<void> | undefined;
   #triedAtMs = -Infinity;
+  /** When a fetch for an unknown kid began, and whether it failed. */
+  #unknown = { atMs: -Infinity, failed: false };
+  /** No set that is fetched brings these back: it may have been read before they were revoked. */
+  readonly #revoked = new Set<string>();
 
   constructor(o: KeySetOptions) {
     this.#o = o;
@@ -44,15 +50,56 @@ export class KeySet {
       return await this.#current().find(header, token);
     } catch (error) {
       if (!(error instanceof errors.JWKSNoMatchingKey)) throw error;
-      if (this.#flight === undefined && this.#sinceTriedMs() < this.#o.cooldownMs) throw error;
-      await this.#fetch().catch(() => undefined);
-      return await this.#current().find(header, token);
+      if (header.kid !== undefined && this.#revoked.has(header.kid)) throw error;
+      return await this.#findUnknown(header, token, error);
     }
   }
 
-  /** Fetches now, for an emergency revocation; joins a fetch that is under way. */
-  reload(): Promise<void> {
-    return this.#fetch();
+  /** A key that is newer than our set, or none at all. */
+  async #findUnknown(
+    header: JWSHeaderParameters,
+    token: FlattenedJWSInput,
+    missing: Error,
+  ): Promise<CryptoKey> {
+    if (this.#flight !== undefined) {
+      await this.#flight.catch(() => undefined);
+      try {
+        return await this.#current().find(header, token);
+      } catch (error) {
+        // What was under way may have been read before the key was published.
+        if (!(error instanceof errors.JWKSNoMatchingKey)) throw error;
+      }
+    }
+    const waitMs = this.#unknown.failed ? unavailableRetryMs : this.#o.cooldownMs;
+    if (this.#o.now() - this.#unknown.atMs < waitMs) {
+      if (this.#unknown.failed)
+        throw new KeysUnavailable("the issuer's keys could not be fetched a moment ago");
+      throw missing;
+    }
+    this.#unknown = { atMs: this.#o.now(), failed: false };
+    try {
+      await this.#fetch();
+    } catch (cause) {
+      this.#unknown = { ...this.#unknown, failed: true };
+      throw new KeysUnavailable("the issuer's keys cannot be fetched", { cause });
+    }
+    return await this.#current().find(header, token);
+  }
+
+  /** Fetches what is there from now on: what is under way may have been read before. */
+  async reload(): Promise<void> {
+    await this.#flight?.catch(() => undefined);
+    await this.#fetch();
+  }
+
+  /** These verify nothing any more, whatever is fetched. */
+  revoke(kids: readonly string[]): void {
+    for (const kid of kids) this.#revoked.add(kid);
+    for (const kid of this.#revoked) {
+      if (this.#revoked.size <= revokedMax) break;
+      this.#revoked.delete(kid);
+    }
+    if (this.#keys !== undefined) this.#take(this.#keys.set, this.#keys.fetchedAtMs);
   }
 
   async #refreshWhenOld(): Promise<void> {
@@ -87,16 +134,22 @@ export class KeySet {
   }
 
   async #fetchOnce(): Promise<void> {
-    this.#triedAtMs = this.#o.now();
+    const startedAtMs = this.#o.now();
+    this.#triedAtMs = startedAtMs;
     try {
-      const fetched = await this.#o.fetchKeys();
-      const text = JSON.stringify(fetched);
-      const changed = this.#keys !== undefined && this.#keys.text !== text;
-      this.#keys = { find: createLocalJWKSet(usableKeys(fetched)), text, fetchedAtMs: this.#o.now() };
-      if (changed) this.#o.onChanged();
+      // As old as the question: what came into being while it was answered may be missing.
+      this.#take(await this.#o.fetchKeys(), startedAtMs);
     } catch (error) {
       this.#o.onFailed(error);
       throw error;
     }
+  }
+
+  #take({ keys }: JSONWebKeySet, fetchedAtMs: number): void {
+    const set = { keys: keys.filter(({ kid }) => kid === undefined || !this.#revoked.has(kid)) };
+    const text = JSON.stringify(set);
+    const changed = this.#keys !== undefined && this.#keys.text !== text;
+    this.#keys = { find: createLocalJWKSet(usableKeys(set)), set, text, fetchedAtMs };
+    if (changed) this.#o.onChanged();
   }
 }

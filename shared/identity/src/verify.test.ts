@@ -1,5 +1,12 @@
 import { expect } from "chai";
+import type { JSONWebKeySet } from "jose";
 import { codeOf, invalid, keyPair, seconds, setup, startMs } from "../test/issuer.ts";
+
+/** Lets the event loop turn until it holds; the test's own time is the limit. */
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await new Promise((resolve) => setImmediate(resolve));
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+}
 
 describe("the verifier of access tokens", () => {
   it("tells who holds a good token, ES256 or EdDSA", async () => {
@@ -46,7 +53,31 @@ describe("verified tokens", () => {
     const token = await tokenOf();
     expect(await codeOf(verifier.verify(token))).to.equal("accepted");
     issuer.keys = [(await keyPair("k2")).jwk];
-    await verifier.reloadKeys();
+    verifier.keysChanged();
+    await until(() => issuer.fetches === 2);
+    expect(await codeOf(verifier.verify(token))).to.equal(invalid);
+  });
+
+  it("are refused at once when their key is revoked, though no new set is to be had", async () => {
+    const { verifier, tokenOf, issuer } = await setup();
+    const [known, fresh] = [await tokenOf(), await tokenOf()];
+    expect(await codeOf(verifier.verify(known))).to.equal("accepted");
+    issuer.failing = true;
+    verifier.keysChanged(["k1"]);
+    for (const token of [known, fresh]) expect(await codeOf(verifier.verify(token))).to.equal(invalid);
+    await verifier.close();
+  });
+
+  it("are not kept when their key is revoked while they are verified", async () => {
+    const { verifier, tokenOf, issuer } = await setup();
+    await verifier.verify(await tokenOf());
+    const token = await tokenOf();
+    const pending = codeOf(verifier.verify(token));
+    // The key is found; its signature is being computed in another thread.
+    for (let i = 0; i < 20; i++) await Promise.resolve();
+    issuer.keys = [];
+    verifier.keysChanged(["k1"]);
+    expect(await pending).to.equal("accepted");
     expect(await codeOf(verifier.verify(token))).to.equal(invalid);
   });
 });
@@ -59,17 +90,67 @@ describe("the issuer's keys", () => {
     expect(issuer.fetches).to.equal(1);
   });
 
-  it("are fetched again for an unknown kid, but not within the cooldown", async () => {
+  it("are fetched again for an unknown kid, but once within the cooldown", async () => {
+    const { verifier, tokenOf, issuer, clock } = await setup();
+    await verifier.verify(await tokenOf());
+    const published = async (kid: string) => {
+      const pair = await keyPair(kid);
+      issuer.keys = [...issuer.keys, pair.jwk];
+      return await tokenOf({}, pair);
+    };
+    expect(await codeOf(verifier.verify(await published("k2")))).to.equal("accepted");
+    expect(issuer.fetches).to.equal(2);
+    const token = await published("k3");
+    for (let i = 0; i < 10; i++) expect(await codeOf(verifier.verify(token))).to.equal(invalid);
+    expect(issuer.fetches).to.equal(2);
+    clock.nowMs += 30_000;
+    expect(await codeOf(verifier.verify(token))).to.equal("accepted");
+    expect(issuer.fetches).to.equal(3);
+  });
+
+  it("say nothing about an unknown kid while they cannot be fetched, and are asked for no more than twice a second", async () => {
     const { verifier, tokenOf, issuer, clock } = await setup();
     await verifier.verify(await tokenOf());
     const rotated = await keyPair("k2");
     issuer.keys = [...issuer.keys, rotated.jwk];
+    issuer.failing = true;
     const token = await tokenOf({}, rotated);
-    for (let i = 0; i < 10; i++) expect(await codeOf(verifier.verify(token))).to.equal(invalid);
-    expect(issuer.fetches).to.equal(1);
-    clock.nowMs += 30_000;
-    expect(await codeOf(verifier.verify(token))).to.equal("accepted");
+    for (let i = 0; i < 10; i++) {
+      expect(await codeOf(verifier.verify(token))).to.equal("DEPENDENCY_UNAVAILABLE");
+    }
     expect(issuer.fetches).to.equal(2);
+    issuer.failing = false;
+    clock.nowMs += 500;
+    expect(await codeOf(verifier.verify(token))).to.equal("accepted");
+  });
+
+  it("are fetched anew for a change, after what is under way, which brings back no revoked key", async () => {
+    const old = await keyPair("old");
+    const rotated = await keyPair("new");
+    const answers: ((set: JSONWebKeySet) => void)[] = [];
+    const fetchKeys = () => new Promise<JSONWebKeySet>((resolve) => answers.push(resolve));
+    const { verifier, tokenOf } = await setup({ fetchKeys });
+    const waiting = codeOf(verifier.verify(await tokenOf({}, old)));
+    await until(() => answers.length === 1);
+    verifier.keysChanged(["old"]);
+    answers[0]?.({ keys: [old.jwk] });
+    expect(await waiting).to.equal(invalid);
+    await until(() => answers.length === 2);
+    answers[1]?.({ keys: [old.jwk, rotated.jwk] });
+    expect(await codeOf(verifier.verify(await tokenOf({}, rotated)))).to.equal("accepted");
+    expect(await codeOf(verifier.verify(await tokenOf({}, old)))).to.equal(invalid);
+    expect(answers).to.have.length(2);
+  });
+
+  it("are asked for after a change until they come", async () => {
+    const { verifier, tokenOf, issuer } = await setup();
+    await verifier.verify(await tokenOf());
+    issuer.failing = true;
+    verifier.keysChanged();
+    await until(() => issuer.fetches === 3);
+    issuer.failing = false;
+    await until(() => issuer.fetches === 4);
+    await verifier.close();
   });
 
   it("serve on while the issuer does not answer, for an hour and not longer", async () => {

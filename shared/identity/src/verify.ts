@@ -1,3 +1,4 @@
+import { setTimeout as pause } from "node:timers/promises";
 import { MusterError } from "@muster/contracts/errors";
 import type { ErrorCode } from "@muster/contracts/errors";
 import {
@@ -43,17 +44,78 @@ export interface Verifier {
    * or DEPENDENCY_UNAVAILABLE when the keys cannot be had. In shadow mode the first two become the shadow principal.
    */
   verify(token: string | undefined): Promise<Principal>;
-  /** Fetches the keys now and forgets verified tokens: for a revoked key. */
-  reloadKeys(): Promise<void>;
+  /**
+   * The issuer's keys have changed: what these signed is refused from now on, and the set is fetched anew, again and
+   * again until it comes.
+   */
+  keysChanged(revokedKids?: readonly string[]): void;
   close(): Promise<void>;
 }
 
+/** How soon a fetch that a change asked for is tried again. */
+const refreshRetryMs = 500;
 /** Longer is no token of ours: the envelope's `identity` has the same limit. */
 const tokenCharsMax = 4_096;
 const compactForm = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/;
 
 export function openVerifier(o: VerifierOptions): Verifier {
   const now = o.now ?? Date.now;
+  const staleMaxMs = o.staleMaxMs ?? 60 * 60_000;
+  const maxAgeMs = Math.min(o.keysMaxAgeMs ?? 10 * 60_000, staleMaxMs);
+  const cache = new TokenCache(o.cacheTokensMax ?? 10_000);
+  // A token that was being verified while the keys changed is not kept: it may be by a key that is gone.
+  let epoch = 0;
+  const keys = new KeySet({
+    fetchKeys: o.fetchKeys,
+    maxAgeMs,
+    // A set may be one missed fetch older than its age, and the next key is published for twice that before it signs.
+    cooldownMs: Math.min(o.keysCooldownMs ?? 30_000, maxAgeMs),
+    staleMaxMs,
+    now,
+    onFailed: (error) => o.logger.warn({ err: error }, "cannot fetch the issuer's keys"),
+    onChanged: () => {
+      epoch += 1;
+      cache.clear();
+    },
+  });
+  const refresher = openRefresher(keys);
+  const checks = {
+    keys,
+    now,
+    issuer: o.issuer ?? accessTokenIssuer,
+    audience: o.audience ?? accessTokenAudience,
+    clockToleranceMs: o.clockToleranceMs ?? 5_000,
+  };
+  const refused = openRefusals(o);
+
+  return {
+    async verify(token) {
+      if (token === undefined || token === "") return refused(new MusterError("MISSING_BEARER_TOKEN"));
+      const known = cache.get(token, now());
+      if (known !== undefined) return known.principal;
+      try {
+        const before = epoch;
+        const verified = await verifyToken(token, checks);
+        if (epoch === before) cache.put(token, verified);
+        return verified.principal;
+      } catch (error) {
+        return refused(asRefusal(error));
+      }
+    },
+    keysChanged(revokedKids = []) {
+      keys.revoke(revokedKids);
+      refresher.wake();
+    },
+    close() {
+      refresher.close();
+      cache.clear();
+      return Promise.resolve();
+    },
+  };
+}
+
+/** Counts a refusal, and answers it in shadow mode with the shadow principal. */
+function openRefusals(o: VerifierOptions): (error: MusterError) => Principal {
   const failures = o.metrics.counter({
     name: "muster_auth_failures_total",
     help: "Tokens refused, or that would have been in enforced mode.",
@@ -64,24 +126,6 @@ export function openVerifier(o: VerifierOptions): Verifier {
     help: "Requests that only shadow mode let through.",
     labels: ["code"],
   });
-  const staleMaxMs = o.staleMaxMs ?? 60 * 60_000;
-  const cache = new TokenCache(o.cacheTokensMax ?? 10_000);
-  const keys = new KeySet({
-    fetchKeys: o.fetchKeys,
-    maxAgeMs: Math.min(o.keysMaxAgeMs ?? 10 * 60_000, staleMaxMs),
-    cooldownMs: o.keysCooldownMs ?? 30_000,
-    staleMaxMs,
-    now,
-    onFailed: (error) => o.logger.warn({ err: error }, "cannot fetch the issuer's keys"),
-    onChanged: () => cache.clear(),
-  });
-  const checks = {
-    keys,
-    now,
-    issuer: o.issuer ?? accessTokenIssuer,
-    audience: o.audience ?? accessTokenAudience,
-    clockToleranceMs: o.clockToleranceMs ?? 5_000,
-  };
   const shadow: Principal = Object.freeze({
     tenant_id: o.shadowTenantId,
     subject: "shadow",
@@ -89,7 +133,7 @@ export function openVerifier(o: VerifierOptions): Verifier {
     permissions: [],
   });
 
-  function refused(error: MusterError): Principal {
+  return (error) => {
     const label: { code: ErrorCode } = { code: error.code };
     failures.inc(label);
     const refusal = error.code === "MISSING_BEARER_TOKEN" || error.code === "INVALID_OR_MISSING_BEARER_TOKEN";
@@ -97,28 +141,35 @@ export function openVerifier(o: VerifierOptions): Verifier {
     shadowed.inc(label);
     o.logger.warn({ code: error.code, err: error }, "shadow mode let through what enforced would refuse");
     return shadow;
-  }
+  };
+}
 
-  return {
-    async verify(token) {
-      if (token === undefined || token === "") return refused(new MusterError("MISSING_BEARER_TOKEN"));
-      const known = cache.get(token, now());
-      if (known !== undefined) return known.principal;
+/** Reloads when woken, and again after a while for as long as that fails. */
+function openRefresher(keys: Pick<KeySet, "reload">) {
+  const closing = new AbortController();
+  let wanted = false;
+  let running: Promise<void> | undefined;
+
+  async function run(): Promise<void> {
+    while (wanted && !closing.signal.aborted) {
+      wanted = false;
       try {
-        const verified = await verifyToken(token, checks);
-        cache.put(token, verified);
-        return verified.principal;
-      } catch (error) {
-        return refused(asRefusal(error));
+        await keys.reload();
+      } catch {
+        // The key set has told of it.
+        wanted = true;
+        await pause(refreshRetryMs, undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
       }
+    }
+    running = undefined;
+  }
+  return {
+    wake(): void {
+      wanted = true;
+      running ??= run();
     },
-    async reloadKeys() {
-      await keys.reload();
-      cache.clear();
-    },
-    close() {
-      cache.clear();
-      return Promise.resolve();
+    close(): void {
+      closing.abort();
     },
   };
 }

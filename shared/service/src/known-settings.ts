@@ -41,3 +41,10 @@ export const shadowTenantId = setting({
   help: "Tenant of requests that only shadow mode let through",
   default: shadowTenantDefault,
 });
+export const keysMaxAgeSeconds = integer({
+  help: "How long a key set is used before it is fetched again; the same for every service",
+  unit: "s",
+  min: 1,
+  max: 3_600,
+  default: 600,
+});

@@ -165,7 +165,8 @@ class Run {
     if (inUse !== undefined) this.#logger.fatal({ err: error }, inUse);
     else this.#logger.fatal({ err: error }, `cannot start: ${textOf(error)}`);
     this.board.advance("failed");
-    const code = inUse === undefined ? exitCodes.failure : exitCodes.addressInUse;
+    const wrong = error instanceof SettingsError ? exitCodes.settings : exitCodes.failure;
+    const code = inUse === undefined ? wrong : exitCodes.addressInUse;
     void this.#stop(code, this.#drainTimeoutMs);
   }
 

@@ -18,11 +18,10 @@ function setup() {
   const { publicKey, privateKey } = generateKeyPairSync("ed25519");
   const clock = { nowMs: 1_700_000_000_000 };
   const minter = new Minter({
-    key: { kid: "k1", alg: "EdDSA", privateKey },
     ttlSeconds: 600,
     keptMax: 2,
-    now: () => clock.nowMs,
   });
+  const signing = (kid = "k1") => ({ key: { kid, alg: "EdDSA", privateKey }, atMs: clock.nowMs });
   const { crv = "", x = "" } = publicKey.export({ format: "jwk" });
   const jwk = { kty: "OKP", crv, x, kid: "k1", alg: "EdDSA", use: "sig" };
   const verifier = openVerifier({
@@ -33,13 +32,13 @@ function setup() {
     logger: openLogger({ service: "test", level: "silent" }),
     now: () => clock.nowMs,
   });
-  return { minter, clock, verifier };
+  return { minter, clock, verifier, signing };
 }
 
 describe("access tokens", () => {
   it("carry every claim of RFC 9068 that verifiers need, and verify", async () => {
-    const { minter, verifier } = setup();
-    const { token, expiresInSeconds } = await minter.mint("key", principal, null);
+    const { minter, verifier, signing } = setup();
+    const { token, expiresInSeconds } = await minter.mint("key", principal, null, signing());
     expect(expiresInSeconds).to.equal(600);
     expect(decodeProtectedHeader(token)).to.deep.equal({ alg: "EdDSA", kid: "k1", typ: "at+jwt" });
     expect(decodeJwt(token)).to.include.keys("iss", "aud", "sub", "exp", "iat", "nbf", "jti", "tenant_id");
@@ -47,21 +46,35 @@ describe("access tokens", () => {
   });
 
   it("are given again while half their life is left, and made anew for another grant", async () => {
-    const { minter, clock } = setup();
-    const first = await minter.mint("key", principal, null);
+    const { minter, clock, signing } = setup();
+    const first = await minter.mint("key", principal, null, signing());
     clock.nowMs += 300_000;
-    const again = await minter.mint("key", principal, null);
+    const again = await minter.mint("key", principal, null, signing());
     expect(again).to.deep.equal({ token: first.token, expiresInSeconds: 300 });
     clock.nowMs += 1_000;
-    const fresh = await minter.mint("key", principal, null);
+    const fresh = await minter.mint("key", principal, null, signing());
     expect(fresh.expiresInSeconds).to.equal(600);
-    const demoted = await minter.mint("key", { ...principal, roles: ["member"] }, null);
+    const demoted = await minter.mint("key", { ...principal, roles: ["member"] }, null, signing());
     expect(decodeJwt(demoted.token)["roles"]).to.deep.equal(["member"]);
   });
 
   it("never outlive what they were exchanged for", async () => {
-    const { minter, clock } = setup();
-    const { expiresInSeconds } = await minter.mint("key", principal, new Date(clock.nowMs + 90_500));
+    const { minter, clock, signing } = setup();
+    const { expiresInSeconds } = await minter.mint(
+      "key",
+      principal,
+      new Date(clock.nowMs + 90_500),
+      signing(),
+    );
     expect(expiresInSeconds).to.equal(90);
+  });
+
+  it("are signed anew when another key signs", async () => {
+    const { minter, signing } = setup();
+    const kidOf = async (kid: string) => {
+      const { token } = await minter.mint("key", principal, null, signing(kid));
+      return decodeProtectedHeader(token).kid;
+    };
+    expect([await kidOf("k1"), await kidOf("k2"), await kidOf("k2")]).to.deep.equal(["k1", "k2", "k2"]);
   });
 });

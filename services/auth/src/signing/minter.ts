@@ -2,7 +2,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Principal } from "@muster/contracts/principal";
 import { SignJWT } from "jose";
-import type { SigningKey } from "./active-key.ts";
+import type { SigningKey } from "./key-pair.ts";
 
 export interface Minted {
   readonly token: string;
@@ -10,12 +10,16 @@ export interface Minted {
 }
 
 export interface MinterOptions {
-  readonly key: SigningKey;
   readonly ttlSeconds: number;
   /** How many holders' tokens are kept for use again. */
   readonly keptMax: number;
+}
+
+/** The key that signs, and a time at or before which that was read: no token outlives what was promised for its key. */
+export interface SigningNow {
+  readonly key: SigningKey;
   /** Milliseconds since 1970. */
-  readonly now: () => number;
+  readonly atMs: number;
 }
 
 interface Kept {
@@ -33,16 +37,24 @@ export class Minter {
     this.#o = o;
   }
 
-  /** `id` names what is exchanged; a token made before for it is given again while half its life is left. */
-  async mint(id: string, principal: Principal, notAfter: Date | null): Promise<Minted> {
-    const nowSeconds = Math.floor(this.#o.now() / 1_000);
+  /**
+   * `id` names what is exchanged; a token made before for it is given again while half its life is left and its key
+   * still signs.
+   */
+  async mint(
+    id: string,
+    principal: Principal,
+    notAfter: Date | null,
+    { key, atMs }: SigningNow,
+  ): Promise<Minted> {
+    const nowSeconds = Math.floor(atMs / 1_000);
     const latest = notAfter === null ? Infinity : Math.floor(notAfter.getTime() / 1_000);
-    const grant = JSON.stringify([principal, latest]);
+    const grant = JSON.stringify([key.kid, principal, latest]);
     let kept = this.#kept.get(id);
     const halfLife = nowSeconds + this.#o.ttlSeconds / 2;
     if (kept === undefined || kept.grant !== grant || kept.expiresAtSeconds < halfLife) {
       const expiresAtSeconds = Math.max(nowSeconds + 1, Math.min(nowSeconds + this.#o.ttlSeconds, latest));
-      kept = { grant, expiresAtSeconds, token: this.#sign(principal, nowSeconds, expiresAtSeconds) };
+      kept = { grant, expiresAtSeconds, token: sign(principal, key, nowSeconds, expiresAtSeconds) };
       kept.token.catch(() => this.#kept.delete(id));
       this.#keep(id, kept);
     }
@@ -56,22 +68,26 @@ export class Minter {
     const oldest = this.#kept.keys().next();
     if (!oldest.done) this.#kept.delete(oldest.value);
   }
+}
 
-  #sign(principal: Principal, nowSeconds: number, expiresAtSeconds: number): Promise<string> {
-    const { key } = this.#o;
-    return new SignJWT({
-      tenant_id: principal.tenant_id,
-      roles: principal.roles,
-      permissions: principal.permissions,
-    })
-      .setProtectedHeader({ alg: key.alg, kid: key.kid, typ: accessTokenType })
-      .setIssuer(accessTokenIssuer)
-      .setAudience(accessTokenAudience)
-      .setSubject(principal.subject)
-      .setJti(uuidv7())
-      .setIssuedAt(nowSeconds)
-      .setNotBefore(nowSeconds)
-      .setExpirationTime(expiresAtSeconds)
-      .sign(key.privateKey);
-  }
+function sign(
+  principal: Principal,
+  key: SigningKey,
+  nowSeconds: number,
+  expiresAtSeconds: number,
+): Promise<string> {
+  return new SignJWT({
+    tenant_id: principal.tenant_id,
+    roles: principal.roles,
+    permissions: principal.permissions,
+  })
+    .setProtectedHeader({ alg: key.alg, kid: key.kid, typ: accessTokenType })
+    .setIssuer(accessTokenIssuer)
+    .setAudience(accessTokenAudience)
+    .setSubject(principal.subject)
+    .setJti(uuidv7())
+    .setIssuedAt(nowSeconds)
+    .setNotBefore(nowSeconds)
+    .setExpirationTime(expiresAtSeconds)
+    .sign(key.privateKey);
 }

@@ -2,33 +2,141 @@ import { jwks } from "@muster/contracts/auth";
 import type { Jwks } from "@muster/contracts/auth";
 import type { Tx } from "@muster/database/database";
 import { z } from "zod";
+import { keyStatuses, skewSeconds } from "./life.ts";
+import type { KeyFacts } from "./life.ts";
 
 const publicJwk = jwks.shape.keys.element;
-const activeRow = z.object({
+const sealedRow = z.object({
   kid: z.string(),
   public_jwk: publicJwk,
   private_sealed: z.instanceof(Buffer),
   sealed_with: z.string(),
 });
-export type SigningKeyRow = z.infer<typeof activeRow>;
+export type SealedKey = z.infer<typeof sealedRow>;
 
-/** Every process that may make the first key, or later rotates, goes through this lock. */
+const keyRow = z.object({
+  kid: z.string(),
+  alg: z.string(),
+  status: z.enum(keyStatuses),
+  created_at: z.date(),
+  activated_at: z.date().nullable(),
+  retired_at: z.date().nullable(),
+  verify_until: z.date().nullable(),
+  revoked_at: z.date().nullable(),
+  rotation_asked_at: z.date().nullable(),
+});
+export type KeyRow = z.infer<typeof keyRow>;
+
+const columns =
+  "kid, alg, status, created_at, activated_at, retired_at, verify_until, revoked_at, rotation_asked_at";
+
+/** Every process that changes keys goes through this lock, to the end of its transaction. */
 export async function lockSigningKeys(tx: Tx): Promise<void> {
   await tx.query("SELECT pg_advisory_xact_lock(hashtextextended('muster.auth.signing-keys', 0))");
 }
 
-export async function findActive(tx: Tx): Promise<SigningKeyRow | undefined> {
-  const rows = await tx.query(
-    "SELECT kid, public_jwk, private_sealed, sealed_with FROM signing_keys WHERE status = 'active'",
-  );
-  return rows[0] === undefined ? undefined : activeRow.parse(rows[0]);
+/** All keys, newest first, and the database's time. */
+export async function findKeys(tx: Tx): Promise<{ keys: KeyRow[]; nowMs: number }> {
+  const rows = await tx.query(`SELECT ${columns} FROM signing_keys ORDER BY created_at DESC, kid DESC`);
+  const [clock] = await tx.query<{ now: Date }>("SELECT clock_timestamp() AS now");
+  if (clock === undefined) throw new Error("the database has no time");
+  return { keys: rows.map((row) => keyRow.parse(row)), nowMs: clock.now.getTime() };
 }
 
-export async function insertActive(tx: Tx, row: SigningKeyRow): Promise<void> {
+export const factsOf = (row: KeyRow): KeyFacts => ({
+  kid: row.kid,
+  status: row.status,
+  createdAtMs: row.created_at.getTime(),
+  activatedAtMs: row.activated_at?.getTime() ?? null,
+  rotationAskedAtMs: row.rotation_asked_at?.getTime() ?? null,
+  verifyUntilMs: row.verify_until?.getTime() ?? null,
+  revokedAtMs: row.revoked_at?.getTime() ?? null,
+});
+
+export async function findActiveKid(tx: Tx): Promise<string | undefined> {
+  const rows = await tx.query<{ kid: string }>("SELECT kid FROM signing_keys WHERE status = 'active'", [], {
+    name: "signing_keys_active",
+  });
+  return rows[0]?.kid;
+}
+
+/**
+ * The active key, for one who is going to sign with it tokens of this life: whoever retires it waits for them.
+ */
+export async function takeUpActive(tx: Tx, tokenTtlSeconds: number): Promise<SealedKey | undefined> {
+  const rows = await tx.query(
+    `UPDATE signing_keys SET token_ttl_seconds = greatest(token_ttl_seconds, $1) WHERE status = 'active'
+     RETURNING kid, public_jwk, private_sealed, sealed_with`,
+    [tokenTtlSeconds],
+  );
+  return rows[0] === undefined ? undefined : sealedRow.parse(rows[0]);
+}
+
+export async function findSealed(tx: Tx, kid: string): Promise<SealedKey | undefined> {
+  const rows = await tx.query(
+    `SELECT kid, public_jwk, private_sealed, sealed_with FROM signing_keys
+      WHERE kid = $1 AND private_sealed IS NOT NULL`,
+    [kid],
+  );
+  return rows[0] === undefined ? undefined : sealedRow.parse(rows[0]);
+}
+
+export async function insertKey(
+  tx: Tx,
+  key: SealedKey,
+  o: { status: "active" | "next"; tokenTtlSeconds: number },
+): Promise<void> {
   await tx.query(
-    `INSERT INTO signing_keys (kid, alg, public_jwk, private_sealed, sealed_with, status, activated_at)
-     VALUES ($1, $2, $3, $4, $5, 'active', clock_timestamp())`,
-    [row.kid, row.public_jwk.alg, JSON.stringify(row.public_jwk), row.private_sealed, row.sealed_with],
+    `INSERT INTO signing_keys
+       (kid, alg, public_jwk, private_sealed, sealed_with, status, token_ttl_seconds, activated_at)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $6 = 'active' THEN clock_timestamp() END)`,
+    [
+      ...[key.kid, key.public_jwk.alg, JSON.stringify(key.public_jwk), key.private_sealed, key.sealed_with],
+      ...[o.status, o.tokenTtlSeconds],
+    ],
+  );
+}
+
+/** Before another one is activated: one key signs. */
+export async function retireKey(tx: Tx, kid: string): Promise<void> {
+  await tx.query(
+    `UPDATE signing_keys
+        SET status = 'retired', retired_at = clock_timestamp(), rotation_asked_at = NULL,
+            verify_until = clock_timestamp() + (token_ttl_seconds + $2) * interval '1 second'
+      WHERE kid = $1 AND status = 'active'`,
+    [kid, skewSeconds],
+  );
+}
+
+export async function activateKey(tx: Tx, kid: string): Promise<void> {
+  await tx.query(
+    "UPDATE signing_keys SET status = 'active', activated_at = clock_timestamp() WHERE kid = $1 AND status = 'next'",
+    [kid],
+  );
+}
+
+/** A rotation was asked for; it is due from now on. */
+export async function rememberAsked(tx: Tx, kid: string): Promise<void> {
+  await tx.query(
+    "UPDATE signing_keys SET rotation_asked_at = clock_timestamp() WHERE kid = $1 AND status = 'active'",
+    [kid],
+  );
+}
+
+/** Whatever it was. Its private half is gone for good. */
+export async function revokeKey(tx: Tx, kid: string): Promise<void> {
+  await tx.query(
+    `UPDATE signing_keys
+        SET status = 'revoked', revoked_at = clock_timestamp(), private_sealed = NULL, rotation_asked_at = NULL
+      WHERE kid = $1`,
+    [kid],
+  );
+}
+
+export async function removeKeys(tx: Tx, kids: readonly string[]): Promise<void> {
+  await tx.query(
+    "DELETE FROM signing_keys WHERE kid = ANY ($1::text[]) AND status IN ('retired', 'revoked')",
+    [kids],
   );
 }
 
@@ -36,7 +144,7 @@ export async function insertActive(tx: Tx, row: SigningKeyRow): Promise<void> {
 export async function findPublished(tx: Tx): Promise<Jwks> {
   const rows = await tx.query(
     `SELECT public_jwk FROM signing_keys
-      WHERE status <> 'retired' OR verify_until > clock_timestamp()
+      WHERE status IN ('next', 'active') OR (status = 'retired' AND verify_until > clock_timestamp())
       ORDER BY created_at DESC LIMIT 20`,
   );
   return { keys: rows.map((row) => z.object({ public_jwk: publicJwk }).parse(row).public_jwk) };

@@ -7,12 +7,11 @@ import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import type { Database, Tx } from "@muster/database/database";
 import { z } from "zod";
-import { refuse } from "../accounts/manage.ts";
 import { insertAccount, userViewOf } from "../accounts/store.ts";
 import { newApiKey } from "../api-keys/key.ts";
 import { apiKeyViewOf, insertKey } from "../api-keys/store-manage.ts";
 import { recordAudit } from "../audit/store.ts";
-import { callerOf, changerOf, scopeOf } from "../caller.ts";
+import { callerOf, changerOf, refuseUnlessOperator, scopeOf } from "../caller.ts";
 import type { Caller } from "../caller.ts";
 import { once } from "../creations.ts";
 import { listTenantRows, insertTenant, tenantViewOf } from "./store.ts";
@@ -39,9 +38,7 @@ export async function createTenant(
   // Across tenants: every statement below names the tenant that it means.
   return await database.transaction("system", async (tx) => {
     const caller = await changerOf(tx, context, "owner");
-    if (caller.tenantId !== operatorTenantId) {
-      refuse([{ path: "tenant", message: "needs the role owner in the operator's tenant" }]);
-    }
+    refuseUnlessOperator(caller, operatorTenantId);
     if (wanted.tenant_id === shadowTenantId) {
       const details = [{ path: "tenant_id", message: "is kept for shadow mode; choose another" }];
       throw new MusterError("VALIDATION_FAILED", undefined, { details });

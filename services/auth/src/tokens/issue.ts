@@ -3,11 +3,11 @@ import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import type { Principal } from "@muster/contracts/principal";
 import type { tokenRequests } from "@muster/contracts/tokens";
-import type { Database, Tx } from "@muster/database/database";
+import type { Tx } from "@muster/database/database";
 import { fits } from "../api-keys/exchange.ts";
+import type { ExchangeDeps } from "../api-keys/exchange.ts";
 import { grantOf } from "../api-keys/grant.ts";
-import type { ApiKeyStore, FoundKey } from "../api-keys/store.ts";
-import type { Minted } from "../signing/minter.ts";
+import type { FoundKey } from "../api-keys/store.ts";
 import { auditFamily } from "./audit.ts";
 import { firstToken } from "./refresh-token.ts";
 import { narrowed, scopeFaults, scopeOf, scopeText } from "./scope.ts";
@@ -17,11 +17,7 @@ import type { RefreshLife } from "./store.ts";
 
 type Issue = (typeof tokenRequests)["issueToken"];
 
-export interface TokenDeps {
-  readonly database: Pick<Database, "transaction">;
-  readonly keys: Pick<ApiKeyStore, "findByPrefixes" | "markUsed">;
-  /** A token for `principal`, perhaps one made before for the same `id`; not valid beyond `notAfter`. */
-  readonly mint: (id: string, principal: Principal, notAfter: Date | null) => Promise<Minted>;
+export interface TokenDeps extends ExchangeDeps {
   readonly refreshLife: RefreshLife;
 }
 
@@ -31,10 +27,11 @@ export interface TokenDeps {
  * INVALID_OR_MISSING_BEARER_TOKEN, INVALID_SCOPE.
  */
 export async function issueToken(
-  { database, keys, mint, refreshLife }: TokenDeps,
+  { database, keys, signing, mint, now, refreshLife }: TokenDeps,
   payload: PayloadOf<Issue>,
 ): Promise<ReplyInputOf<Issue>> {
   const { scope, offline } = scopeOf(payload.scope);
+  const atMs = now();
   const made = await database.transaction("system", async (tx) => {
     const [row] = await keys.findByPrefixes(tx, [payload.prefix]);
     if (!fits(row, payload.key_sha256) || !isClient(row, payload.client_id)) return undefined;
@@ -42,16 +39,20 @@ export async function issueToken(
     const who = grantOf(row);
     refuseScope(who, scope);
     const principal = narrowed(who, scope);
-    return { row, principal, family: offline ? await beginFamily(tx, row, scope, refreshLife) : undefined };
+    const family = offline ? await beginFamily(tx, row, scope, refreshLife) : undefined;
+    return { row, principal, family, kid: await signing.activeKid(tx) };
   });
   if (made === undefined) {
     throw new MusterError(
       payload.client_id === undefined ? "INVALID_OR_MISSING_BEARER_TOKEN" : "INVALID_CLIENT",
     );
   }
-  const { row, principal, family } = made;
+  const { row, principal, family, kid } = made;
   const id = [row.id, ...(scope ?? [])].join(" ");
-  const { token, expiresInSeconds } = await mint(id, principal, row.expiresAt);
+  const { token, expiresInSeconds } = await mint(id, principal, row.expiresAt, {
+    key: await signing.keyOf(kid),
+    atMs,
+  });
   return {
     access_token: token,
     expires_in_seconds: expiresInSeconds,

@@ -22,10 +22,11 @@ type Revoke = (typeof tokenRequests)["revokeToken"];
  * uses nothing up.
  */
 export async function refreshToken(
-  { database, mint, refreshLife }: TokenDeps,
+  { database, signing, mint, now, refreshLife }: TokenDeps,
   payload: PayloadOf<Refresh>,
 ): Promise<ReplyInputOf<Refresh>> {
   const { scope } = scopeOf(payload.scope);
+  const atMs = now();
   const usedBy = requestHash(payload.request_key, payload.scope);
   const given = await database.transaction("system", async (tx) => {
     const { retrySeconds } = refreshLife;
@@ -38,11 +39,14 @@ export async function refreshToken(
     const kept = narrowed(grantOf(family.holder), family.scope);
     refuseScope(kept, scope);
     const next = await nextOf(tx, family, { presented: payload.token_sha256, usedBy, life: refreshLife });
-    return { family, principal: narrowed(kept, scope), ...next };
+    return { family, principal: narrowed(kept, scope), ...next, kid: await signing.activeKid(tx) };
   });
   if (given === undefined) throw new MusterError("INVALID_GRANT");
-  const { family, principal, token, endsAt } = given;
-  const minted = await mint(`refresh-family:${family.id}`, principal, family.expires_at);
+  const { family, principal, token, endsAt, kid } = given;
+  const minted = await mint(`refresh-family:${family.id}`, principal, family.expires_at, {
+    key: await signing.keyOf(kid),
+    atMs,
+  });
   return {
     access_token: minted.token,
     expires_in_seconds: minted.expiresInSeconds,

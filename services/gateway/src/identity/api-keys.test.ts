@@ -94,4 +94,50 @@ describe("API keys at the gateway", () => {
     await keys.tokenFor(first);
     expect(state.asked).to.have.length(5);
   });
+
+  it("are asked for again when their token was refused, once for each token", async () => {
+    const { keys, state } = setup();
+    const key = newKey();
+    await keys.tokenFor(key);
+    expect((await keys.renewed(key, "token-1"))?.token).to.equal("token-2");
+    // Who comes later with the same refusal is given what was fetched since.
+    expect((await keys.renewed(key, "token-1"))?.token).to.equal("token-2");
+    expect(state.asked).to.have.length(2);
+  });
+
+  it("are not given what was asked for before a refusal, nor the same token twice", async () => {
+    const tokens = ["old", "old", "new", "same", "same", "same"];
+    const answers: (() => void)[] = [];
+    const keys = new ApiKeys({
+      async exchange() {
+        const access_token = tokens.shift() ?? "";
+        await new Promise<void>((resolve) => answers.push(resolve));
+        return { access_token, expires_in_seconds: 600, principal };
+      },
+      ...{ ttlMs: 30_000, refusedTtlMs: 2_000, keysMax: 3, now: () => 0 },
+    });
+    const answer = async (): Promise<void> => {
+      while (answers.length === 0) await new Promise((resolve) => setImmediate(resolve));
+      answers.shift()?.();
+    };
+    const key = newKey();
+    const first = keys.tokenFor(key);
+    await answer();
+    await first;
+    keys.forgetTokens();
+    const joined = keys.tokenFor(key);
+    const renewed = keys.renewed(key, "old");
+    await answer();
+    await answer();
+    expect([(await joined).token, (await renewed)?.token]).to.deep.equal(["old", "new"]);
+    keys.forgetTokens();
+    const before = keys.tokenFor(key);
+    keys.forgetTokens();
+    await answer();
+    await before;
+    const hopeless = keys.renewed(key, "same");
+    await answer();
+    await answer();
+    expect(await hopeless).to.equal(undefined);
+  });
 });

@@ -43,18 +43,43 @@ export class ApiKeys {
 
   /** Throws INVALID_OR_MISSING_BEARER_TOKEN, or DEPENDENCY_UNAVAILABLE when auth does not answer. */
   tokenFor(apiKey: string): Exchanged | Promise<Exchanged> {
-    const hash = createHash("sha256").update(apiKey).digest("hex");
+    const hash = hashOf(apiKey);
     const nowMs = this.#o.now();
     const known = this.#known.get(hash);
     if (known !== undefined && known.freshUntilMs > nowMs) return known.exchanged;
     const refused = this.#refused.get(hash);
     if (refused !== undefined && refused.untilMs > nowMs) throw refused.error;
-    const flight = this.#flights.get(hash) ?? this.#ask(apiKey, hash);
-    this.#flights.set(hash, flight);
-    return flight;
+    return this.#flights.get(hash) ?? this.#ask(apiKey, hash);
   }
 
-  async #ask(apiKey: string, hash: string): Promise<Exchanged> {
+  /** Another token than this one, which was refused; undefined where auth still gives the same. Throws as `tokenFor`. */
+  async renewed(apiKey: string, refusedToken: string): Promise<Exchanged | undefined> {
+    const hash = hashOf(apiKey);
+    // What was under way when we came may be older than the refusal; what follows it is not.
+    for (let turn = 0; turn < 2; turn++) {
+      if (this.#known.get(hash)?.exchanged.token === refusedToken) this.#known.delete(hash);
+      const exchanged = await this.tokenFor(apiKey);
+      if (exchanged.token !== refusedToken) return exchanged;
+    }
+    return undefined;
+  }
+
+  /** Every key is asked for again: a key that signed some of the tokens was revoked. */
+  forgetTokens(): void {
+    this.#known.clear();
+    this.#flights.clear();
+  }
+
+  #ask(apiKey: string, hash: string): Promise<Exchanged> {
+    const flight = this.#exchange(apiKey, hash, () => this.#flights.get(hash) === flight);
+    this.#flights.set(hash, flight);
+    return flight.finally(() => {
+      if (this.#flights.get(hash) === flight) this.#flights.delete(hash);
+    });
+  }
+
+  /** `current`: nothing happened meanwhile that makes the answer one of the past. */
+  async #exchange(apiKey: string, hash: string, current: () => boolean): Promise<Exchanged> {
     try {
       const askedAtMs = this.#o.now();
       const prefix = apiKey.split("_", 2)[1] ?? "";
@@ -66,14 +91,12 @@ export class ApiKeys {
         expiresAtMs,
       };
       const freshUntilMs = Math.min(askedAtMs + this.#o.ttlMs, expiresAtMs - expiryMarginMs);
-      this.#known.set(hash, { exchanged, freshUntilMs });
+      if (current()) this.#known.set(hash, { exchanged, freshUntilMs });
       this.#refused.delete(hash);
       return exchanged;
     } catch (error) {
       this.#known.delete(hash);
       throw this.#kept(hash, error);
-    } finally {
-      this.#flights.delete(hash);
     }
   }
 
@@ -84,6 +107,10 @@ export class ApiKeys {
     this.#refused.set(hash, { error, untilMs: this.#o.now() + this.#o.refusedTtlMs });
     return error;
   }
+}
+
+function hashOf(apiKey: string): string {
+  return createHash("sha256").update(apiKey).digest("hex");
 }
 
 /** That auth cannot be asked says nothing about the key: never 401. */

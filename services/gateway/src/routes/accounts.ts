@@ -9,6 +9,7 @@ type KeyRoutes = "createApiKey" | "listApiKeys" | "getApiKey" | "revokeApiKey";
 type Verb = "create" | "get" | "update" | "disable";
 type UserRoutes = `${Verb}User` | "listUsers";
 type ServiceAccountRoutes = `${Verb}ServiceAccount` | "listServiceAccounts";
+type SigningKeyRoutes = "listSigningKeys" | "rotateSigningKey" | "revokeSigningKey";
 type TenantRoutes = "createTenant" | "listTenants";
 
 interface Deps {
@@ -18,8 +19,14 @@ interface Deps {
 /** What auth answers about accounts and their keys; secrets pass through and are kept nowhere. */
 export function accountHandlers(
   deps: Deps,
-): Pick<All, KeyRoutes | UserRoutes | ServiceAccountRoutes | TenantRoutes> {
-  return { ...keyHandlers(deps), ...tenantHandlers(deps), ...userHandlers(deps), ...serviceAccounts(deps) };
+): Pick<All, KeyRoutes | SigningKeyRoutes | UserRoutes | ServiceAccountRoutes | TenantRoutes> {
+  return {
+    ...keyHandlers(deps),
+    ...signingKeyHandlers(deps),
+    ...tenantHandlers(deps),
+    ...userHandlers(deps),
+    ...serviceAccounts(deps),
+  };
 }
 
 function keyHandlers({ ask }: Deps): Pick<All, KeyRoutes> {
@@ -42,6 +49,22 @@ function keyHandlers({ ask }: Deps): Pick<All, KeyRoutes> {
 
     async revokeApiKey(request) {
       return { data: { api_key: await ask(authRequests.revokeApiKey, request.params, request) } };
+    },
+  };
+}
+
+function signingKeyHandlers({ ask }: Deps): Pick<All, SigningKeyRoutes> {
+  return {
+    async listSigningKeys(request) {
+      return { data: await ask(authRequests.listSigningKeys, {}, request) };
+    },
+
+    async rotateSigningKey(request) {
+      return { data: await ask(authRequests.rotateSigningKey, {}, request) };
+    },
+
+    async revokeSigningKey(request) {
+      return { data: await ask(authRequests.revokeSigningKey, request.params, request) };
     },
   };
 }

@@ -50,7 +50,7 @@ async function streamTo(
   const waker = deps.hints.attach(commandId);
   const asViewer = async (): Promise<Asked> => {
     const { token } = await deps.identify(request.bearer);
-    return { context: { ...request.context, identity: token }, signal };
+    return { context: { ...request.context, identity: token }, signal, bearer: request.bearer };
   };
   let readAtMs = 0;
   try {

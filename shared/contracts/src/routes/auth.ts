@@ -14,6 +14,7 @@ import { keySecret } from "../auth.ts";
 import { uuid } from "../ids.ts";
 import { principal } from "../principal.ts";
 import { defineRoute, pageFields } from "../route.ts";
+import { kid, signingKeysView } from "../signing-keys.ts";
 import { tokenRoutes } from "./tokens.ts";
 
 const api = "/api/v1";
@@ -82,6 +83,42 @@ const keyRoutes = {
     status: 200,
     reply: z.object({ api_key: apiKeyView }),
     codes: ["API_KEY_NOT_FOUND"],
+  }),
+} as const;
+
+const signingKeyRoutes = {
+  listSigningKeys: defineRoute({
+    method: "GET",
+    path: `${api}/auth/signing-keys`,
+    summary: "List the keys that sign access tokens; for owners of the operator's tenant.",
+    tag: "auth",
+    access: "owner",
+    status: 200,
+    reply: signingKeysView,
+    codes: [],
+  }),
+  rotateSigningKey: defineRoute({
+    method: "POST",
+    path: `${api}/auth/signing-keys/rotate`,
+    summary:
+      "Let the next key sign as soon as it has been published for long enough: now, or at `rotates_at`. Again is harmless.",
+    tag: "auth",
+    access: "owner",
+    status: 200,
+    reply: signingKeysView,
+    codes: [],
+  }),
+  revokeSigningKey: defineRoute({
+    method: "POST",
+    path: `${api}/auth/signing-keys/{kid}/revoke`,
+    summary:
+      "Revoke a signing key: what it signed is refused from now on, and another key signs. Again is harmless.",
+    tag: "auth",
+    access: "owner",
+    params: z.object({ kid }),
+    status: 200,
+    reply: signingKeysView,
+    codes: ["SIGNING_KEY_NOT_FOUND"],
   }),
 } as const;
 
@@ -235,6 +272,7 @@ const serviceAccountRoutes = {
 /** Routes that auth answers, by the key of their handler in the gateway. */
 export const authRoutes = {
   ...keyRoutes,
+  ...signingKeyRoutes,
   ...tenantRoutes,
   ...userRoutes,
   ...serviceAccountRoutes,

@@ -1,0 +1,86 @@
+import type { Broker } from "@muster/broker/broker";
+import { authRequests } from "@muster/contracts/auth";
+import { uuidv7 } from "@muster/contracts/ids";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
+import { openVerifier } from "@muster/identity/verify";
+import type { Values } from "@muster/service/settings";
+import type { Logger } from "@muster/telemetry/logger";
+import type { Metrics } from "@muster/telemetry/metrics";
+import { askAgain, askBy } from "../asking.ts";
+import type { Ask } from "../asking.ts";
+import type { settings } from "../config.ts";
+import { ApiKeys } from "./api-keys.ts";
+import { identifyBearer } from "./authenticate.ts";
+import type { Identify } from "./authenticate.ts";
+import { KeyDocument } from "./key-document.ts";
+
+export interface Identity {
+  /** Asks as the caller; one who came with an API key gets another token when the first is refused. */
+  readonly ask: Ask;
+  readonly apiKeys: ApiKeys;
+  readonly identify: Identify;
+  readonly keyDocument: KeyDocument;
+  close(): Promise<void>;
+}
+
+/** Who sends a request: by access tokens, by API keys, and by the issuer's keys as they are now. */
+export async function openIdentity(o: {
+  readonly config: Values<typeof settings>;
+  readonly broker: Pick<Broker, "request" | "state" | "hear">;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}): Promise<Identity> {
+  const { config, broker, logger, metrics } = o;
+  const ask = askBy(broker);
+  const timeoutMs = config.MUSTER_GATEWAY_AUTH_TIMEOUT_MS;
+  const fetchKeys = () => ask(authRequests.getKeys, {}, newWork(), timeoutMs);
+  const apiKeys = new ApiKeys({
+    exchange: (asked) => ask(authRequests.exchangeApiKey, asked, newWork(), timeoutMs),
+    ttlMs: config.MUSTER_GATEWAY_API_KEY_TTL_MS,
+    refusedTtlMs: 2_000,
+    keysMax: 10_000,
+    now: Date.now,
+  });
+  const shadowTenantId = config.MUSTER_SHADOW_TENANT_ID;
+  const keysMaxAgeMs = config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000;
+  const verifier = openVerifier({
+    fetchKeys,
+    mode: "enforced",
+    shadowTenantId,
+    keysMaxAgeMs,
+    logger,
+    metrics,
+  });
+  const keyDocument = new KeyDocument({
+    fetchKeys,
+    maxAgeMs: Math.min(30_000, keysMaxAgeMs),
+    publicMaxAgeMs: Math.min(300_000, keysMaxAgeMs),
+    staleMaxMs: 10 * 60_000,
+    now: Date.now,
+  });
+  const changed = (revoked: readonly string[]): void => {
+    verifier.keysChanged(revoked);
+    keyDocument.changed(revoked);
+    if (revoked.length > 0) apiKeys.forgetTokens();
+  };
+  const hearing = await broker.hear(signingKeysChanged, {
+    heard: ({ revoked }) => changed(revoked),
+    missed: () => changed([]),
+  });
+  const verify = (token: string) => verifier.verify(token);
+  return {
+    ask: askAgain(ask, apiKeys),
+    apiKeys,
+    identify: identifyBearer({ mode: config.AUTH_MODE, shadowTenantId, apiKeys, verify, logger, metrics }),
+    keyDocument,
+    async close() {
+      await hearing.close();
+      await verifier.close();
+    },
+  };
+}
+
+/** Work that no request caused: one answer serves many. */
+function newWork(): { context: { correlationId: string } } {
+  return { context: { correlationId: uuidv7() } };
+}
