@@ -2,7 +2,7 @@ import type { Channel, ChannelModel } from "amqplib";
 import type { Logger } from "@muster/telemetry/logger";
 import type { SupervisedConnection } from "./connection.ts";
 import { healthy, unhealthy, type Health } from "./health.ts";
-import { fullJitterMs, within } from "./waiting.ts";
+import { attemptAfterLoss, fullJitterMs, within } from "./waiting.ts";
 
 const setupTimeoutMs = 10_000;
 const reopenBaseMs = 100;
@@ -26,6 +26,7 @@ export class SupervisedChannel<C extends Channel = Channel> {
   #ready = false;
   #epoch = 0;
   #attempt = 0;
+  #readySinceMs = 0;
   #reason = "not opened yet";
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
@@ -91,8 +92,8 @@ export class SupervisedChannel<C extends Channel = Channel> {
   /** Gives up the present channel and opens another after the backoff. */
   reopen(reason: string): void {
     const dying = this.#current;
-    this.#attempt += 1;
     this.#lose(this.#epoch, reason);
+    this.#attempt += 1;
     void Promise.resolve()
       .then(() => dying?.close())
       .catch(() => {});
@@ -112,7 +113,7 @@ export class SupervisedChannel<C extends Channel = Channel> {
       await within(this.#plan.setup(channel, epoch), setupTimeoutMs, `setting up channel ${this.#plan.name}`);
       if (epoch !== this.#epoch || this.#current !== channel) return;
       this.#ready = true;
-      this.#attempt = 0;
+      this.#readySinceMs = performance.now();
       this.#wake();
     } catch (error) {
       opening.then((late) => late.close()).catch(() => {});
@@ -145,6 +146,9 @@ export class SupervisedChannel<C extends Channel = Channel> {
     if (epoch !== this.#epoch) return false;
     this.#reason = reason;
     this.#epoch += 1;
+    if (this.#ready) {
+      this.#attempt = attemptAfterLoss(this.#attempt, performance.now() - this.#readySinceMs);
+    }
     this.#ready = false;
     this.#current = undefined;
     // losing the connection is told once, there

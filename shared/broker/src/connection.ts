@@ -6,12 +6,10 @@ import { healthy, unhealthy, type Health } from "./health.ts";
 import type { Instruments } from "./instruments.ts";
 import { BrokerRefusedError, isFinal, placeOf, refusalOf, type Refusal } from "./refusals.ts";
 import { writeTogether } from "./together.ts";
-import { fullJitterMs, TimeoutError, within } from "./waiting.ts";
+import { attemptAfterLoss, fullJitterMs, TimeoutError, within } from "./waiting.ts";
 
 const reconnectBaseMs = 100;
 const reconnectMaxMs = 15_000;
-/** A connection that lived this long starts its backoff anew when it is lost. */
-const stableMs = 5_000;
 
 export type ConnectionState = "connected" | "blocked" | "reconnecting" | "closed";
 
@@ -189,7 +187,7 @@ export class SupervisedConnection {
       this.#state = "reconnecting";
       this.#reason = `connection lost: ${reason}`;
       this.#logger.warn({ reason }, "connection to the broker lost");
-      if (performance.now() - this.#upSinceMs > stableMs) this.#attempt = 0;
+      this.#attempt = attemptAfterLoss(this.#attempt, performance.now() - this.#upSinceMs);
     }
     if (wasBlocked) this.#options.onBlocked?.(false);
     for (const channel of this.#channels) channel.connectionLost(reason);

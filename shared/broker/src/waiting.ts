@@ -8,6 +8,17 @@ export function fullJitterMs(
   return Math.floor(random() * Math.min(maxMs, baseMs * 2 ** Math.min(attempt, 30)));
 }
 
+/** What lived this long starts its backoff anew when it is lost. */
+const stableMs = 5_000;
+
+/**
+ * Which attempt follows when what was up for so long is lost. A loss soon after counts as a failure: each connection
+ * that is taken back at once takes messages with it, and each time counts against their delivery limit.
+ */
+export function attemptAfterLoss(attempt: number, upMs: number): number {
+  return upMs > stableMs ? 0 : attempt + 1;
+}
+
 export class TimeoutError extends Error {
   override readonly name = "TimeoutError";
 }
