@@ -146,6 +146,21 @@ describe("sweeps", function () {
     expect(only(await sweep("unclaimed"))).to.deep.include({ changed: 1, command_ids: [id] });
   });
 
+  it("goes by the order of acceptance, not by ids, which a clock that jumps puts out of order", async () => {
+    const { vm, agent } = await ready();
+    const running = await agent.granted(await s.exec(vm));
+    const first = await dispatched(vm);
+    // As a process would have named it whose clock was far ahead.
+    const head = `f${first.slice(1)}`;
+    await s.sql("UPDATE commands SET id = $2 WHERE id = $1", [first, head]);
+    for (let n = 0; n < 8; n++) await dispatched(vm);
+    await stale(head);
+    await agent.result(running);
+    expect(only(await sweep("unclaimed"))).to.include({ matched: 0 });
+    await age(running.command_id, "finished_at");
+    expect(only(await sweep("unclaimed"))).to.deep.include({ changed: 1, command_ids: [head] });
+  });
+
   it("expires a lost lease with unknown effect, and lets the result of that claim correct it", async () => {
     const { vm, agent } = await ready();
     const one = await agent.granted(await s.exec(vm));

@@ -49,7 +49,8 @@ const epoch =
   "(SELECT v.epoch FROM vms v WHERE v.tenant_id = c.tenant_id AND v.vm_uuid = c.vm_uuid) AS epoch";
 const select = `SELECT ${rowColumns}, ${epoch} FROM commands c`;
 
-// Only the head of a VM's queue can be claimed, and its agent must have had the time since the last command ended.
+// Only the head of a VM's queue can be claimed, and its agent must have had the time since a command before it ended:
+// before by seq, as ids are made by clocks that may jump.
 // The partial indexes lead from agents that are online to their VMs to those heads. That a head was dispatched long ago
 // is asked twice: alone, it is answered before the VM's history is read.
 const unclaimedText = `WITH candidates AS MATERIALIZED (
@@ -57,23 +58,21 @@ const unclaimedText = `WITH candidates AS MATERIALIZED (
     FROM agent_sessions s
     JOIN vms v ON v.tenant_id = s.tenant_id AND v.agent_id = s.agent_id AND v.state = 'active'
     CROSS JOIN LATERAL (
-      (SELECT w.tenant_id, w.id, w.attempt, w.state, w.dispatched_at, w.lane FROM commands w
+      (SELECT w.tenant_id, w.id, w.seq, w.attempt, w.state, w.dispatched_at, w.lane FROM commands w
         WHERE w.tenant_id = v.tenant_id AND w.vm_uuid = v.vm_uuid AND w.phase = 'waiting' AND w.lane = 'work'
           AND w.expires_at > now() ORDER BY w.seq
         LIMIT greatest(0, v.concurrency - (SELECT count(*) FROM commands r
           WHERE r.tenant_id = v.tenant_id AND r.vm_uuid = v.vm_uuid AND r.phase = 'running' AND r.lane = 'work')))
       UNION ALL
-      (SELECT w.tenant_id, w.id, w.attempt, w.state, w.dispatched_at, w.lane FROM commands w
+      (SELECT w.tenant_id, w.id, w.seq, w.attempt, w.state, w.dispatched_at, w.lane FROM commands w
         WHERE w.tenant_id = v.tenant_id AND w.vm_uuid = v.vm_uuid AND w.phase = 'waiting' AND w.lane = 'control'
           AND w.expires_at > now() ORDER BY w.seq LIMIT 64)
     ) h
     WHERE s.online AND s.quarantined_at IS NULL AND h.state = 'dispatched' AND h.dispatched_at < ${ago(2)}
       AND greatest(h.dispatched_at, s.online_since) < ${ago(2)} AND ${noInterruption(2)}
       AND (h.lane = 'control' OR NOT EXISTS (
-        SELECT 1 FROM (SELECT p.finished_at FROM commands p
-          WHERE p.tenant_id = v.tenant_id AND p.vm_uuid = v.vm_uuid AND p.id < h.id
-          ORDER BY p.id DESC LIMIT v.concurrency + 4) before
-        WHERE before.finished_at >= ${ago(2)}))
+        SELECT 1 FROM commands p WHERE p.tenant_id = v.tenant_id AND p.vm_uuid = v.vm_uuid
+          AND p.phase = 'ended' AND p.finished_at >= ${ago(2)} AND p.seq < h.seq))
     LIMIT $1
   )
   ${select} JOIN candidates d ON d.tenant_id = c.tenant_id AND d.id = c.id AND d.attempt = c.attempt
