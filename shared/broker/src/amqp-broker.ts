@@ -46,7 +46,8 @@ export class AmqpBroker implements Broker {
   readonly #instruments: Instruments;
   readonly #publishing: SupervisedConnection;
   readonly #consuming: SupervisedConnection;
-  readonly #requester: Requester;
+  /** A queue that answers nothing holds up the channel that asks it: each owner is asked on one of its own. */
+  readonly #requesters = new Map<Service, Requester>();
   readonly #hints: TransientPublisher;
   readonly #replies: TransientPublisher;
   readonly #consumers = new Set<Consumer>();
@@ -72,7 +73,6 @@ export class AmqpBroker implements Broker {
       instruments,
       ...(publishWindowMax === undefined ? {} : { windowMax: publishWindowMax }),
     });
-    this.#requester = new Requester({ connection: publishing, instruments });
     this.#hints = new TransientPublisher(publishing, "hints", logger, instruments);
     this.#replies = new TransientPublisher(publishing, "replies", logger, instruments);
   }
@@ -104,7 +104,7 @@ export class AmqpBroker implements Broker {
       routingKey: requestsQueue(contract.owner),
       timeoutMs,
     });
-    return this.#requester.ask(contract, message, timeoutMs, options.signal);
+    return this.#requesterTo(contract.owner).ask(contract, message, timeoutMs, options.signal);
   }
 
   async report<C extends ReportContract>(
@@ -123,7 +123,16 @@ export class AmqpBroker implements Broker {
       timeoutMs,
       tenantId: from.tenantId,
     });
-    return this.#requester.ask(contract, message, timeoutMs, options.signal);
+    return this.#requesterTo(contract.owner).ask(contract, message, timeoutMs, options.signal);
+  }
+
+  #requesterTo(owner: Service): Requester {
+    const known = this.#requesters.get(owner);
+    if (known !== undefined) return known;
+    this.#refuseWhenClosing();
+    const opened = new Requester({ connection: this.#publishing, instruments: this.#instruments, owner });
+    this.#requesters.set(owner, opened);
+    return opened;
   }
 
   serve<R extends Record<string, RequestContract>>(
@@ -311,7 +320,7 @@ export class AmqpBroker implements Broker {
     };
     if (this.state === "connected") {
       parts["publisher"] = this.publisher.health();
-      parts["requests"] = this.#requester.health();
+      for (const [owner, requester] of this.#requesters) parts[`requests to ${owner}`] = requester.health();
     }
     for (const consumer of this.#consumers) parts[`consumer ${consumer.queue}`] = consumer.health();
     for (const watch of this.#watches) parts[`watch ${watch.exchange}`] = watch.health();
@@ -328,7 +337,7 @@ export class AmqpBroker implements Broker {
     await Promise.all([...this.#consumers].map((consumer) => consumer.close()));
     await Promise.all([...this.#watches].map((watch) => watch.close()));
     await Promise.all([
-      this.#requester.close(),
+      ...[...this.#requesters.values()].map((requester) => requester.close()),
       this.publisher.close(),
       this.#hints.close(),
       this.#replies.close(),

@@ -11,7 +11,8 @@ export const queueRow = z.object({
   /** Of a quorum queue: the nodes that keep it, and those of them that are up. */
   members: z.array(z.string()).optional(),
   online: z.array(z.string()).optional(),
-  /** Not told by a queue that has no leader, nor in its first seconds. */
+  /** Both are not told by a queue that has no leader, nor in its first seconds; an old length may be told on. */
+  state: z.string().optional(),
   messages: z.number().optional(),
 });
 export const bindingRows = z.array(

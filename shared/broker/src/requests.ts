@@ -1,5 +1,5 @@
 import type { ConfirmChannel, ConsumeMessage } from "amqplib";
-import type { ReportContract, ReplyOf, RequestContract } from "@muster/contracts/define";
+import type { ReportContract, ReplyOf, RequestContract, Service } from "@muster/contracts/define";
 import { replyBody, type ReplyBody } from "@muster/contracts/envelope";
 import { faultsOf, MusterError, wireError, type ErrorCode } from "@muster/contracts/errors";
 import type { PreparedMessage } from "@muster/contracts/message";
@@ -14,6 +14,7 @@ import { CoarseTimer } from "./waiting.ts";
 export interface RequesterOptions {
   readonly connection: SupervisedConnection;
   readonly instruments: Instruments;
+  readonly owner: Service;
   /** Requests waiting for replies at once; more get BACKPRESSURE. */
   readonly pendingMax?: number;
 }
@@ -27,13 +28,18 @@ const replyQueue = "amq.rabbitmq.reply-to";
 /** A request waits this long at most for a connection that is just coming back. */
 const reconnectGraceMs = 2_000;
 const retryAfterMs = 1_000;
+/** A broker that works confirms in milliseconds. */
+const unconfirmedMaxMs = 5_000;
 
-/** Asks over direct reply-to: replies come on the channel that asked, and end with it. */
+/** Asks one owner over direct reply-to: replies come on the channel that asked, and end with it. */
 export class Requester {
   readonly #options: RequesterOptions;
   readonly #pendingMax: number;
   readonly #channel: SupervisedChannel<ConfirmChannel>;
   readonly #pending = new Map<string, Pending>();
+  /** When each request was sent of which the broker has not said a word yet, oldest first. */
+  readonly #unconfirmed = new Map<string, number>();
+  #lastWordMs = 0;
   readonly #timer = new CoarseTimer(50, (nowMs) => this.#expire(nowMs));
   #closed = false;
 
@@ -41,7 +47,7 @@ export class Requester {
     this.#options = options;
     this.#pendingMax = options.pendingMax ?? 5_000;
     this.#channel = options.connection.keepChannel<ConfirmChannel>({
-      name: "requests",
+      name: `requests to ${options.owner}`,
       open: (model) => model.createConfirmChannel(),
       setup: (channel) => this.#setUp(channel),
       lost: (reason) => this.#loseAll(reason),
@@ -131,6 +137,8 @@ export class Requester {
 
   #send(channel: ConfirmChannel, message: PreparedMessage): void {
     const options = publishOptions(message, replyQueue);
+    const { epoch } = this.#channel;
+    this.#unconfirmed.set(message.id, performance.now());
     try {
       channel.publish(
         message.exchange,
@@ -138,6 +146,7 @@ export class Requester {
         Buffer.from(message.body),
         options,
         (error: unknown) => {
+          if (epoch === this.#channel.epoch) this.#heard(message.id);
           // a dying channel is #loseAll's business
           if (error instanceof Error && error.message !== "channel closed") {
             this.#fail(message.id, "BACKPRESSURE", "the owner's queue is full");
@@ -145,9 +154,15 @@ export class Requester {
         },
       );
     } catch (cause) {
+      this.#unconfirmed.delete(message.id);
       const code: ErrorCode = cause instanceof RangeError ? "CONTRACT_VIOLATION" : "DEPENDENCY_UNAVAILABLE";
       this.#pending.get(message.id)?.settle(new MusterError(code, undefined, { retryAfterMs, cause }));
     }
+  }
+
+  #heard(id: string): void {
+    this.#unconfirmed.delete(id);
+    this.#lastWordMs = performance.now();
   }
 
   #onReply(message: ConsumeMessage | null): void {
@@ -169,6 +184,7 @@ export class Requester {
   }
 
   #loseAll(reason: string): void {
+    this.#unconfirmed.clear();
     const cause = new Error(`the channel was lost before the reply: ${reason}`);
     for (const pending of [...this.#pending.values()]) {
       pending.settle(new MusterError("DEPENDENCY_UNAVAILABLE", undefined, { retryAfterMs, cause }));
@@ -179,7 +195,21 @@ export class Requester {
     for (const pending of [...this.#pending.values()]) {
       if (pending.deadlineMs <= nowMs) pending.settle(new MusterError("DEADLINE_EXCEEDED"));
     }
-    return this.#pending.size > 0;
+    this.#leaveDeafChannel(nowMs);
+    return this.#pending.size > 0 || this.#unconfirmed.size > 0;
+  }
+
+  /**
+   * A queue without a leader holds up the channel, and one that was made anew never takes what a channel sends that
+   * knew the old one (RabbitMQ counts what each channel sends to a queue): only another channel gets through.
+   */
+  #leaveDeafChannel(nowMs: number): void {
+    const [oldestMs] = this.#unconfirmed.values();
+    if (oldestMs === undefined) return;
+    // while the broker blocks, it confirms nothing; its time begins afterwards
+    if (this.#options.connection.state !== "connected") this.#lastWordMs = nowMs;
+    if (nowMs - Math.max(oldestMs, this.#lastWordMs) < unconfirmedMaxMs) return;
+    this.#channel.reopen("requests were left unconfirmed");
   }
 
   /** Asks no more; those waiting get DRAINING. */

@@ -83,8 +83,8 @@ export async function repairStuckQueues(
   const management = new Management(target.managementUrl, target.amqpUrl);
   const silent = await eachOf(topology.queues, async ({ name }) => {
     const live = await management.get(queueRow, "queues", name);
-    // a queue with a leader has a length; one that was declared just now may not have told it yet
-    const suspect = live?.type === "quorum" && live.messages === undefined;
+    // a leader tells the queue's state every few seconds; one that was declared just now may not have told it yet
+    const suspect = live?.type === "quorum" && (live.state === undefined || live.messages === undefined);
     const whole = live?.members?.every((member) => live.online?.includes(member)) === true;
     return suspect && whole ? [name] : [];
   });

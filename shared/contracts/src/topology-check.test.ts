@@ -122,6 +122,22 @@ describe("the topology", () => {
     expect(faultsOfShape(dying)[0]).to.match(/is no retry queue; its messages would die unhandled/);
   });
 
+  it("is refused when a stranger's message would stay in a retry queue", () => {
+    const unparked = withDefinition("muster.retries", (d) => delete d["alternate-exchange"]);
+    expect(faultsOfShape(unparked)[0]).to.match(
+      /a stranger puts into retry queue reliability\.retry\.1s stays/,
+    );
+    const byDefault = withDefinition("reliability.retry.1s", (d) => (d["dead-letter-exchange"] = ""));
+    expect(faultsOfShape(byDefault)[0]).to.match(
+      /stays in it for ever; send its dead letters to an exchange/,
+    );
+    const unbound = {
+      ...sound,
+      bindings: sound.bindings.filter(({ exchange }) => exchange !== "muster.retries"),
+    };
+    expect(faultsOfShape(unbound)[0]).to.match(/dead letters of queue reliability\.retry\.1s reach no queue/);
+  });
+
   it("is refused when dead letters go round by themselves", () => {
     const round = withDefinition("reliability.things", (d) => {
       d["dead-letter-exchange"] = "reliability.retry.1s";

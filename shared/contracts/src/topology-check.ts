@@ -22,6 +22,7 @@ export function faultsOfShape(topology: Topology): string[] {
     ...unboundTargets(topology),
     ...queuesWithoutDeadLetters(topology),
     ...mixedTtls(topology),
+    ...straysInRetries(topology),
     ...automaticCycles(topology),
   ];
 }
@@ -106,20 +107,23 @@ function overlappingPolicies(topology: Topology): string[] {
   return [...faults, ...limits];
 }
 
-/** Queues that a dead letter of `queue` reaches; undefined where its exchange is the default one without a key. */
+/** Queues that a dead letter of `queue` reaches. */
 function deadLetterTargets(topology: Topology, queue: QueueShape): string[] {
   const policy = policyOf(topology, queue.name);
   const exchange = policy["dead-letter-exchange"];
   if (exchange === undefined) return [];
   const key = policy["dead-letter-routing-key"];
-  if (exchange === "") {
-    if (key !== undefined) return [String(key)];
-    // what waits here keeps the name of the queue that it came from
-    return topology.queues
-      .filter((q) => q.role === "consumed" && q.owner === queue.owner)
-      .map(({ name }) => name);
-  }
-  return routed(topology, String(exchange), String(key ?? queue.name));
+  const keys = key !== undefined ? [String(key)] : keysKept(topology, queue);
+  if (exchange === "") return keys;
+  return keys.flatMap((name) => routed(topology, String(exchange), name));
+}
+
+/** What waits for a retry keeps the name of the queue that it came from. */
+function keysKept(topology: Topology, queue: QueueShape): string[] {
+  if (queue.role !== "retry") return [queue.name];
+  return topology.queues
+    .filter(({ role, owner }) => role === "consumed" && owner === queue.owner)
+    .map(({ name }) => name);
 }
 
 function routed(topology: Topology, exchange: string, key: string): string[] {
@@ -214,6 +218,22 @@ function mixedTtls(topology: Topology): string[] {
       );
     }
     return faults;
+  });
+}
+
+/** Whoever publishes into a retry queue chooses under which name it comes out: any must lead somewhere else. */
+function straysInRetries(topology: Topology): string[] {
+  return topology.queues.flatMap(({ name, role }) => {
+    if (role !== "retry") return [];
+    const exchange = String(policyOf(topology, name)["dead-letter-exchange"] ?? "");
+    const caught = policiesOf(topology, "exchanges", exchange).some(
+      ({ definition }) => definition["alternate-exchange"] !== undefined,
+    );
+    return caught
+      ? []
+      : [
+          `what a stranger puts into retry queue ${name} stays in it for ever; send its dead letters to an exchange with an alternate-exchange`,
+        ];
   });
 }
 

@@ -75,6 +75,9 @@ export const agentsExchange = "muster.agents";
 export const agentsUnrouted = "muster.agents.unrouted";
 export const deadLettersExchange = "muster.dead-letters";
 export const liveExchange = "muster.live";
+/** What waited for a retry returns through it, by the name of its queue; under any other name it is parked. */
+export const retriesExchange = "muster.retries";
+export const retriesUnrouted = "muster.retries.unrouted";
 
 export const eventsExchange = (owner: Service): string => `muster.${owner}.events`;
 export const requestsQueue = (owner: Service): string => `${owner}.requests`;
@@ -132,21 +135,26 @@ export function topologyOf(mesh: Mesh): Topology {
 }
 
 function addAgents(draft: Draft, mesh: Mesh): void {
-  draft.exchanges.push({ name: agentsUnrouted, type: "fanout" });
-  addParking(draft, agentsUnrouted, "reliability");
-  draft.bindings.push({ exchange: agentsUnrouted, queue: agentsUnrouted, routingKey: "" });
-  draft.policies.push({
-    name: agentsExchange,
-    pattern: exactly(agentsExchange),
-    appliesTo: "exchanges",
-    definition: { "alternate-exchange": agentsUnrouted },
-  });
+  addUnrouted(draft, agentsExchange, agentsUnrouted);
   for (const { queue, service, reports } of mesh.reports) {
     addConsumed(draft, queue, service, requestsLengthMax);
     for (const { report } of Object.values(reports)) {
       draft.bindings.push({ exchange: agentsExchange, queue, routingKey: `agents.*.*.${report}` });
     }
   }
+}
+
+/** Parks what no queue takes at this exchange. */
+function addUnrouted(draft: Draft, exchange: string, unrouted: string): void {
+  draft.exchanges.push({ name: unrouted, type: "fanout" });
+  addParking(draft, unrouted, "reliability");
+  draft.bindings.push({ exchange: unrouted, queue: unrouted, routingKey: "" });
+  draft.policies.push({
+    name: exchange,
+    pattern: exactly(exchange),
+    appliesTo: "exchanges",
+    definition: { "alternate-exchange": unrouted },
+  });
 }
 
 function addConsumed(draft: Draft, name: string, owner: Service, lengthMax: number): void {
@@ -176,8 +184,17 @@ function addParking(draft: Draft, name: string, owner: Service): void {
   });
 }
 
-/** A tier's queue keeps the routing key of what waits in it: the queue to return to, through the default exchange. */
+/**
+ * A tier's queue keeps the routing key of what waits in it: the queue to return to. Not by the default exchange: what
+ * a stranger puts into the tier's queue by its name would go round in it for ever, and hold up what returns.
+ */
 function addRetries(draft: Draft, mesh: Mesh): void {
+  draft.exchanges.push({ name: retriesExchange, type: "topic" });
+  addUnrouted(draft, retriesExchange, retriesUnrouted);
+  for (const subscription of mesh.subscriptions) {
+    const queue = subscriptionQueue(subscription);
+    draft.bindings.push({ exchange: retriesExchange, queue, routingKey: queue });
+  }
   for (const service of services) {
     const own = mesh.subscriptions.filter((subscription) => subscription.service === service);
     const tiers = new Set(own.flatMap((subscription) => subscription.retry.tiers));
@@ -193,7 +210,7 @@ function addRetries(draft: Draft, mesh: Mesh): void {
         definition: {
           "message-ttl": retryTiers[tier],
           "delivery-limit": parkingDeliveryLimit,
-          "dead-letter-exchange": "",
+          "dead-letter-exchange": retriesExchange,
           "dead-letter-strategy": "at-least-once",
           overflow: "reject-publish",
         },

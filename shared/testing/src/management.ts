@@ -19,6 +19,9 @@ export type TakenMessage = z.infer<typeof takenMessage>;
 const takenMessages = z.array(takenMessage);
 const connections = z.array(z.object({ name: z.string(), user_provided_name: z.string().optional() }));
 
+/** A vhost is deleted queue by queue, and one without a leader takes its time. */
+const callTimeoutMs = 60_000;
+
 /** One call of the management API; `path` is below `/api`. Throws unless the answer is 2xx or in `alsoFine`. */
 export async function callManagement(
   managementUrl: string,
@@ -34,7 +37,7 @@ export async function callManagement(
   const response = await fetch(`${origin}/api${path}`, {
     method,
     headers: { authorization: `Basic ${basic}`, "content-type": "application/json" },
-    signal: AbortSignal.timeout(60_000),
+    signal: AbortSignal.timeout(callTimeoutMs),
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
   const text = await response.text();

@@ -4,7 +4,7 @@ import { agentHello } from "@muster/contracts/agents";
 import { cloudEventsContentType } from "@muster/contracts/envelope";
 import { uuidv7 } from "@muster/contracts/ids";
 import { meshWith } from "@muster/contracts/mesh";
-import { topologyOf, vmQueue, type QueueShape } from "@muster/contracts/topology";
+import { retryExchange, topologyOf, vmQueue, type QueueShape } from "@muster/contracts/topology";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { ask, ended, shell } from "../following.ts";
 import { asAdmin } from "../model/facts.ts";
@@ -94,6 +94,39 @@ describe("a foreign message", function () {
     }
     const many = Object.keys(kinds).length;
     const wanted = Object.fromEntries(hit.map(({ name }) => [name, many]));
+    await eventuallyHolds(async () => expect(await kept()).to.deep.equal(wanted), 45_000);
+    expect(Object.values(system.services).map(({ pid }) => pid)).to.deep.equal(pids);
+    for (const service of Object.values(system.services)) await service.ready(5_000);
+    const id = await ask(system.client, shell(vm, "true"));
+    expect(await ended(system.client, id)).to.include({ state: "succeeded" });
+  });
+
+  it("that is put into a retry queue is kept for people, and what waits there for its queue still returns", async () => {
+    const pids = Object.values(system.services).map(({ pid }) => pid);
+    const before = await kept();
+    const retries = queues.filter(({ role }) => role === "retry").map(({ name }) => name);
+    const makers = Object.values(kinds);
+    for (const name of retries) {
+      for (const make of makers) {
+        const { properties, payload } = make(uuidv7());
+        // sooner than the tier's own time, which may be minutes
+        const stray = { routingKey: name, properties: { ...properties, expiration: "1" }, payload };
+        expect(await system.vhost.publish(stray)).to.equal(true);
+      }
+    }
+    // RabbitMQ moves 32 dead letters of a queue at a time: as many that go nowhere would stop it
+    const shortest = retryExchange("reliability", "1s");
+    for (let i = 0; i < 40; i++) {
+      for (const way of [{ routingKey: shortest }, { exchange: shortest, routingKey: "no.such" }]) {
+        const stray = { properties: { message_id: uuidv7() }, payload: "nobody's", ...way };
+        expect(await system.vhost.publish(stray)).to.equal(true);
+      }
+    }
+    const back = { exchange: shortest, routingKey: "reliability.commands", payload: "not ours" };
+    expect(await system.vhost.publish(back)).to.equal(true);
+    const wanted = { ...before, ...Object.fromEntries(retries.map((name) => [name, makers.length])) };
+    wanted[shortest] = makers.length + 80;
+    wanted["reliability.commands"] = (before["reliability.commands"] ?? 0) + 1;
     await eventuallyHolds(async () => expect(await kept()).to.deep.equal(wanted), 45_000);
     expect(Object.values(system.services).map(({ pid }) => pid)).to.deep.equal(pids);
     for (const service of Object.values(system.services)) await service.ready(5_000);

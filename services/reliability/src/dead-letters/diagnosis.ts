@@ -1,5 +1,5 @@
 import { bodyBytesMax } from "./read-death.ts";
-import { queueKindOf } from "./queues.ts";
+import { isRetryQueue, queueKindOf } from "./queues.ts";
 
 export interface Diagnosed {
   readonly kind: "message" | "command";
@@ -53,6 +53,9 @@ function ofDoorbell(reason: string): string {
 
 function ofService(letter: Diagnosed): string {
   const { queue, reason, type, last_error: lastError } = letter;
+  if (isRetryQueue(queue)) {
+    return `What waited in ${queue} names no queue to return to: a stranger put it there, or its queue is gone. Apply the topology and replay what is ours; discard the rest.`;
+  }
   if (reason === "delivery_limit") {
     return `The consumer of ${queue} died or lost its connection at each delivery of this message. Find why in its log, then replay.`;
   }

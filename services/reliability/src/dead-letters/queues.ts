@@ -13,6 +13,10 @@ export const unroutedQueue = agentsUnrouted;
 export const deadLetterQueues = (topology: Topology): string[] =>
   topology.queues.filter((queue) => queue.role === "parking").map((queue) => queue.name);
 
+/** Whether messages wait here for their next attempt. */
+export const isRetryQueue = (queue: string): boolean =>
+  services.some((service) => queue.startsWith(`${service}.retry.`));
+
 export function queueKindOf(queue: string): QueueKind {
   if (queue.startsWith("vm.")) return "vm";
   return queue === unroutedQueue ? "agents" : "service";

@@ -1,5 +1,6 @@
 import { expect } from "chai";
 import fc from "fast-check";
+import { retriesUnrouted } from "@muster/contracts/topology";
 import { messageAgain } from "./again.ts";
 import { diagnosisOf } from "./diagnosis.ts";
 import { bodyBytesMax, readDeath, replayHeader, type DeadDelivery } from "./read-death.ts";
@@ -105,6 +106,19 @@ describe("reading a dead letter", () => {
     const again = { ...delivery().headers, [replayHeader]: "1" };
     expect(key({})).to.equal(key({}));
     expect(new Set([key({}), key({ messageId: "m-2" }), key({ headers: again })]).size).to.equal(3);
+  });
+
+  it("tells of what was put into a retry queue that it has no queue to return to", () => {
+    const waited = { queue: "reliability.retry.1s", reason: "expired", count: 1, exchange: "" };
+    const death = readDeath(
+      delivery({
+        queue: retriesUnrouted,
+        headers: { "x-death": [{ ...waited, "routing-keys": ["reliability.retry.1s"] }] },
+      }),
+    );
+    expect(death).to.include({ queue: "reliability.retry.1s", reason: "expired" });
+    const letter = { ...death, kind: "message", last_error: null, body_cut: false } as const;
+    expect(diagnosisOf(letter)).to.match(/names no queue to return to: a stranger put it there/);
   });
 
   it("never throws, and makes only what PostgreSQL stores", () => {
