@@ -19,8 +19,11 @@ describe("a broker that is killed as soon as queues were declared", function () 
     });
   });
   after(async () => {
-    await system?.close();
-    await servers?.remove();
+    try {
+      await system?.close();
+    } finally {
+      await servers?.remove();
+    }
   });
 
   it("again and again, loses no accepted command, and starts each once", async () => {

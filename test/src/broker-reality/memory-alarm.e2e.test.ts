@@ -27,8 +27,11 @@ describe("a memory alarm of the broker", function () {
     });
   });
   after(async () => {
-    await system?.close();
-    await servers?.remove();
+    try {
+      await system?.close();
+    } finally {
+      await servers?.remove();
+    }
   });
 
   /** As any program asks: once, and without our client. */

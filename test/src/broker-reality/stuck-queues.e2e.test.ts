@@ -27,8 +27,11 @@ describe("queues that come back from a killed node without a leader", function (
     });
   });
   after(async () => {
-    await system?.close();
-    await servers?.remove();
+    try {
+      await system?.close();
+    } finally {
+      await servers?.remove();
+    }
   });
 
   const vmQueuesRepaired = () =>
