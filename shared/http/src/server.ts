@@ -68,9 +68,9 @@ export async function openHttpServer<Rs extends Readonly<Record<string, Route>>>
   );
   server.maxConnections = limits.connectionsMax;
   server.on("clientError", answerBrokenRequest);
-  const sockets = new Set<Socket>();
+  const sockets = new Map<Socket, number>();
   server.on("connection", (socket) => {
-    sockets.add(socket);
+    sockets.set(socket, performance.now());
     socket.once("close", () => sockets.delete(socket));
   });
   await listening(server, o.host, o.port);
@@ -185,7 +185,7 @@ const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 
 async function drain(
   server: Server,
-  sockets: ReadonlySet<Socket>,
+  openedAtMs: ReadonlyMap<Socket, number>,
   front: Front,
   streams: Streams,
 ): Promise<void> {
@@ -194,17 +194,34 @@ async function drain(
   // request that is on its way, and nobody can tell its sender whether it counted.
   const lingerUntilMs = performance.now() + lingerMs;
   for (const stream of streams.open) stream.end("draining");
-  while (sockets.size > 0 && performance.now() < lingerUntilMs) await pause(lingerMs / 20);
+  while (openedAtMs.size > 0 && performance.now() < lingerUntilMs) await pause(lingerMs / 20);
+  await nobodyComes(server, lingerUntilMs + lingerMs);
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   for (const stream of streams.open) stream.end("draining");
   const sweep = setInterval(() => {
     // A connection that becomes idle only now would keep the server open until its keep-alive ends.
     server.closeIdleConnections();
-    // To Node, a connection that never carried a byte is not idle; clients open such ones ahead of need.
-    for (const socket of sockets) if (socket.bytesRead === 0) socket.destroy();
+    // To Node, a connection that never carried a byte is not idle; clients open such ones ahead of need. The request of
+    // one that was opened just before nobody listened any more may still be on its way.
+    const silentSinceMs = performance.now() - lingerMs;
+    for (const [socket, atMs] of openedAtMs) {
+      if (socket.bytesRead === 0 && atMs < silentSinceMs) socket.destroy();
+    }
   }, 100);
   await closed;
   clearInterval(sweep);
+}
+
+/** Waits for a turn in which nobody connects: whoever has connected and is not accepted yet is reset by the kernel. */
+async function nobodyComes(server: Server, untilMs: number): Promise<void> {
+  let came = true;
+  const note = (): void => void (came = true);
+  server.on("connection", note);
+  while (came && performance.now() < untilMs) {
+    came = false;
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  server.off("connection", note);
 }
 
 /** What Node's parser refuses never becomes a request: bad syntax, headers too large or too slow. */

@@ -1,6 +1,8 @@
 import { expect } from "chai";
 import { Agent, request } from "node:http";
 import type { IncomingMessage, RequestOptions } from "node:http";
+import { connect } from "node:net";
+import type { Socket } from "node:net";
 import { errorOf, setup, until } from "./serving.ts";
 
 const streamOf = (url: string, headers: Record<string, string> = {}) =>
@@ -21,6 +23,15 @@ const answerOf = (url: string, options: RequestOptions) =>
     });
     asked.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
     asked.end();
+  });
+
+/** A connection on which nothing was asked yet, or nothing where nobody listens. */
+const opened = (port: number) =>
+  new Promise<Socket | undefined>((resolve, reject) => {
+    const socket = connect(port, "127.0.0.1", () => resolve(socket));
+    socket.on("error", (error: NodeJS.ErrnoException) =>
+      error.code === "ECONNREFUSED" ? resolve(undefined) : reject(error),
+    );
   });
 
 async function textUntil(response: IncomingMessage, found: (text: string) => boolean): Promise<string> {
@@ -155,6 +166,32 @@ describe("closing the server", () => {
     await server.close();
     const seen = (await Promise.all(askers)).flat();
     expect([...new Set(seen)].sort()).to.deep.equal(["200", "200 close"]);
+  });
+
+  it("answers the late request of a connection that was opened just before nobody listened any more", async () => {
+    const { server } = await setup();
+    const { port, host } = new URL(server.url);
+    const sockets: Socket[] = [];
+    const open = async (): Promise<boolean> => {
+      const socket = await opened(Number(port));
+      if (socket !== undefined) sockets.push(socket);
+      return socket !== undefined;
+    };
+    await open();
+    const closing = server.close();
+    while (await open()) await new Promise((resolve) => setTimeout(resolve, 5));
+    // A client that is slower than the server's own turns.
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const last = sockets.findLast((socket) => !socket.destroyed)!;
+    for (const socket of sockets) if (socket !== last) socket.destroy();
+    let text = "";
+    last.on("data", (chunk: Buffer) => (text += chunk.toString()));
+    const ended = new Promise((resolve) => last.once("close", resolve));
+    last.write(`GET /api/v1/things/a HTTP/1.1\r\nhost: ${host}\r\nauthorization: Bearer member\r\n\r\n`);
+    await ended;
+    expect(text).to.match(/^HTTP\/1\.1 200 OK\r\n/);
+    expect(text.toLowerCase()).to.include("\r\nconnection: close\r\n");
+    await closing;
   });
 
   it("leaves an address in use as an error of opening", async () => {
