@@ -62,7 +62,7 @@ export async function runBenchmark(
       log,
     });
   } finally {
-    await stop();
+    await stop().finally(endChildren);
   }
 }
 

@@ -175,7 +175,8 @@ await runBenchmark(
         json,
       );
     } finally {
-      for (const bed of beds.reverse()) await bed.close();
+      // What a bed leaves behind ends with its servers.
+      for (const bed of beds.reverse()) await bed.close().catch((error: unknown) => log(String(error)));
       await rm(folder, { recursive: true, force: true });
     }
   },
