@@ -2,13 +2,15 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { ensureLogins, ensureUser, urlFor, type BrokerUser, type Login } from "@muster/broker/users";
 import { createClient, type Client } from "@muster/client/client";
 import { uuidv7 } from "@muster/contracts/ids";
+import { agentPermissions } from "@muster/contracts/permissions";
 import { setupDatabase } from "@muster/testing/database";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { setupVhost, type Vhost } from "@muster/testing/vhost";
 import { endLeftWork } from "./left-work.ts";
-import { applyMesh } from "./topology.ts";
+import { applyMesh, declaredMesh } from "./topology.ts";
 import { freePort, ManagedProcess, repository, runToEnd } from "./processes.ts";
 
 export const serviceNames = ["auth", "vm-ops", "reliability", "gateway"] as const;
@@ -74,7 +76,9 @@ export interface System {
 
 export async function openSystem(options: SystemOptions = {}): Promise<System> {
   const folder = await mkdtemp(join(tmpdir(), "muster-e2e-"));
-  const { servers, through = (_process, _to, url) => Promise.resolve(url) } = options;
+  const { servers } = options;
+  const direct = (_process: string, _to: "broker" | "database", url: string) => Promise.resolve(url);
+  const through = options.through ?? direct;
   const vhost = await setupVhost(servers);
   const migrations = Object.entries(schemas).map(([service, schema]) => ({
     schema,
@@ -83,11 +87,14 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
   const database = await setupDatabase({ migrations, serverUrl: servers?.databaseUrl });
   await applyMesh(vhost.amqpUrl, vhost.managementUrl);
 
+  const logins = await makeLogins(vhost);
   const keyEncryption = randomBytes(32).toString("base64");
   const gatewayPort = await freePort();
   const envOf = async (name: ServiceName): Promise<Record<string, string>> => ({
-    MUSTER_AMQP_URL: await through(name, "broker", vhost.amqpUrl),
-    MUSTER_MANAGEMENT_URL: vhost.managementUrl,
+    MUSTER_AMQP_URL: await through(name, "broker", urlFor(vhost.amqpUrl, logins[name])),
+    ...(name === "reliability"
+      ? { MUSTER_MANAGEMENT_URL: urlFor(vhost.managementUrl, logins.topology) }
+      : {}),
     ...(name === "gateway"
       ? { MUSTER_GATEWAY_HOST: "127.0.0.1", MUSTER_GATEWAY_PORT: String(gatewayPort) }
       : { MUSTER_DATABASE_URL: await through(name, "database", database.urlFor(schemas[name])) }),
@@ -145,7 +152,10 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
     startAgent: async (agentOptions) => {
       const agent = await startAgent(agentOptions, {
         folder,
-        amqpUrlOf: (name) => through(name, "broker", vhost.amqpUrl),
+        amqpUrlOf: async (name, identity) => {
+          const user = await makeAgentUser(vhost, identity);
+          return await through(name, "broker", urlFor(vhost.amqpUrl, user));
+        },
         tenantId: owner.tenantId,
       });
       agents.push(agent);
@@ -156,6 +166,20 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
     logOf: async (name) => await readFile(join(folder, `${name}.log`), "utf8"),
     close,
   };
+}
+
+/** As in production, each service logs in as a user of its own that may do no more than it must. */
+function makeLogins(vhost: Vhost): Promise<Record<Login, BrokerUser>> {
+  return ensureLogins(vhost, declaredMesh, (login) => vhost.newUser(login));
+}
+
+async function makeAgentUser(
+  vhost: Vhost,
+  agent: Parameters<typeof agentPermissions>[0],
+): Promise<BrokerUser> {
+  const user = { ...vhost.newUser(`agent-${agent.agentId}`), permissions: agentPermissions(agent) };
+  await ensureUser(vhost, user);
+  return user;
 }
 
 async function bootstrapOwner(
@@ -176,7 +200,11 @@ async function bootstrapOwner(
 
 async function startAgent(
   options: AgentOptions,
-  system: { folder: string; amqpUrlOf: (name: string) => Promise<string>; tenantId: string },
+  system: {
+    folder: string;
+    amqpUrlOf: (name: string, agent: Parameters<typeof agentPermissions>[0]) => Promise<string>;
+    tenantId: string;
+  },
 ): Promise<RunningAgent> {
   const agentId = options.agentId ?? uuidv7();
   const name = options.name ?? `agent-${agentId.slice(-6)}`;
@@ -185,7 +213,10 @@ async function startAgent(
     name,
     entry: "agent/dist/src/main.js",
     env: {
-      MUSTER_AMQP_URL: await system.amqpUrlOf(name),
+      MUSTER_AMQP_URL: await system.amqpUrlOf(name, {
+        ...{ tenantId: system.tenantId, agentId },
+        vmUuids: options.vmUuids,
+      }),
       MUSTER_TENANT_ID: system.tenantId,
       MUSTER_AGENT_ID: agentId,
       MUSTER_AGENT_VMS: options.vmUuids.join(","),

@@ -69,8 +69,8 @@ def main():
     channel.basic_consume("amq.rabbitmq.reply-to", on_reply, auto_ack=True)
     channel.basic_consume(queue, on_event)
     channel.basic_publish(
-        exchange="",
-        routing_key=channel_of(document, request_type)["address"],
+        exchange="muster.requests",
+        routing_key=request_type,
         body=json.dumps(request).encode(),
         properties=pika.BasicProperties(
             content_type=document["defaultContentType"],

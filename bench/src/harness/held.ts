@@ -5,6 +5,8 @@ import { z } from "zod";
 const heldShape = z.object({
   look: z.number(),
   heapUsed: z.number(),
+  /** Of that, what the engine has compiled: it grows for as long as functions become warm. */
+  code: z.number(),
   external: z.number(),
   rss: z.number(),
   resources: z.record(z.string(), z.number()),

@@ -1,5 +1,5 @@
 import { writeFileSync } from "node:fs";
-import { setFlagsFromString } from "node:v8";
+import { getHeapCodeStatistics, setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { z } from "zod";
 
@@ -12,7 +12,9 @@ let looks = 0;
 process.on("SIGUSR2", () => {
   collect();
   const { heapUsed, external, rss } = process.memoryUsage();
+  const compiled = getHeapCodeStatistics();
+  const code = compiled.code_and_metadata_size + compiled.bytecode_and_metadata_size;
   const resources: Record<string, number> = {};
   for (const name of process.getActiveResourcesInfo()) resources[name] = (resources[name] ?? 0) + 1;
-  writeFileSync(file, JSON.stringify({ look: ++looks, heapUsed, external, rss, resources }));
+  writeFileSync(file, JSON.stringify({ look: ++looks, heapUsed, code, external, rss, resources }));
 });

@@ -36,6 +36,7 @@ export function topology(): Topology {
     events: [event],
     requests: { "vm-ops": { ask } },
     reports: [],
+    hearings: [],
     subscriptions: [subscription],
     doorbells: [],
     vmQueues: { type: "quorum", deliveryLimit: 2, lengthMax: 10_000 },

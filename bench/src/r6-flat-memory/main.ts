@@ -43,6 +43,10 @@ async function rowsOf(admin: Admin, tables: readonly string[]): Promise<Record<s
   return rows;
 }
 
+/** Compiled code is no data: in a process that does little, functions go on becoming warm for hours. */
+const dataBytes = (held: Held | undefined): number =>
+  held === undefined ? Number.NaN : held.heapUsed - held.code;
+
 const handles = (held: Held | undefined): number =>
   Object.values(held?.resources ?? {}).reduce((sum, count) => sum + count, 0);
 
@@ -55,9 +59,9 @@ function figuresOf(looks: readonly Look[], names: readonly string[]): Figure[] {
   });
   return [
     ...names.map((name) => {
-      const grown = growth((look) => (look.held[name]?.heapUsed ?? Number.NaN) / 1024);
+      const grown = growth((look) => dataBytes(look.held[name]) / 1024);
       return figure(
-        `certain growth of the heap after collection: ${name}`,
+        `certain growth of the heap's data after collection: ${name}`,
         "KiB/min",
         heapKiBPerMinute,
         grown,
@@ -111,7 +115,9 @@ await runBenchmark(
         const held: Record<string, Held> = {};
         for (const [name, pid] of Object.entries(pids)) held[name] = await askHeld(pathOf(name), pid);
         looks.push({ minute: due / 60_000, held, rows: await rowsOf(admin, boundedTables) });
-        const heaps = Object.entries(held).map(([name, one]) => `${name} ${(one.heapUsed / mib).toFixed(1)}`);
+        const heaps = Object.entries(held).map(
+          ([name, one]) => `${name} ${(dataBytes(one) / mib).toFixed(1)}`,
+        );
         log(`${(due / 60_000).toFixed(1)} min, heap MiB: ${heaps.join(", ")}`);
       }
       const { started, failed } = await loaded;
@@ -141,9 +147,10 @@ function seriesOf(looks: readonly Look[], name: string) {
       held[name] === undefined ? [] : [Math.round(value(held[name]) * 100) / 100],
     );
   const second = looks.slice(Math.floor(looks.length / 2));
-  const points = second.map((look) => ({ at: look.minute, value: (look.held[name]?.heapUsed ?? 0) / 1024 }));
+  const points = second.map((look) => ({ at: look.minute, value: dataBytes(look.held[name]) / 1024 }));
   return {
-    heapMiB: of((held) => held.heapUsed / mib),
+    heapMiB: of((held) => dataBytes(held) / mib),
+    codeMiB: of((held) => held.code / mib),
     externalMiB: of((held) => held.external / mib),
     residentMiB: of((held) => held.rss / mib),
     handles: of(handles),

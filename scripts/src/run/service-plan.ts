@@ -1,4 +1,6 @@
 import { randomBytes } from "node:crypto";
+import { urlFor } from "@muster/broker/users";
+import type { BrokerUser, Login } from "@muster/broker/users";
 import { markerVariable } from "../system/process-table.ts";
 import type { Secrets } from "../servers/secrets.ts";
 import type { Servers } from "../servers/servers.ts";
@@ -24,13 +26,14 @@ export interface PlanOptions {
   readonly marker: string;
   readonly servers: Servers;
   readonly secrets: Secrets;
+  readonly logins: Readonly<Record<Login, BrokerUser>>;
   readonly ports: InternalPorts;
   readonly gatewayPort: number;
   readonly env: NodeJS.ProcessEnv;
 }
 
 const ofTheCallerAlone =
-  /^(AMQP_URL|DATABASE_URL|MUSTER_TEST_.*|MUSTER_RUN_FOLDER|MUSTER_INTERNAL_PORT|MUSTER_ADMIN_DATABASE_URL)$/;
+  /^(AMQP_URL|DATABASE_URL|MUSTER_MANAGEMENT_URL|MUSTER_TEST_.*|MUSTER_RUN_FOLDER|MUSTER_INTERNAL_PORT|MUSTER_ADMIN_DATABASE_URL)$/;
 
 /** What a service gets of the caller's environment: all but the addresses that we choose ourselves. */
 export function inheritedEnvironment(env: NodeJS.ProcessEnv, marker: string): NodeJS.ProcessEnv {
@@ -65,9 +68,11 @@ export function planService(name: ServiceName, o: PlanOptions): ProcessPlan {
   const env: NodeJS.ProcessEnv = {
     ...o.env,
     ...internal.env,
-    MUSTER_AMQP_URL: o.servers.amqpUrl,
-    MUSTER_MANAGEMENT_URL: o.servers.managementUrl,
+    MUSTER_AMQP_URL: urlFor(o.servers.amqpUrl, o.logins[name]),
   };
+  if (name === "reliability") {
+    env["MUSTER_MANAGEMENT_URL"] = urlFor(o.servers.managementUrl, o.logins.topology);
+  }
   if (name === "auth") env["MUSTER_AUTH_KEY_ENCRYPTION_KEY"] ??= sealingKey(o.secrets);
   if (isStoring(name)) env["MUSTER_DATABASE_URL"] = roleUrl(o.servers.databaseUrl, name, o.secrets);
   if (name === "gateway") {
@@ -90,20 +95,17 @@ export function gatewayHost(env: NodeJS.ProcessEnv): string {
 /** The agent logs in as a user that can do no more than an agent must. */
 export function planAgent(
   machine: Machine,
-  login: { user: string; password: string },
+  login: Pick<BrokerUser, "name" | "password">,
   o: PlanOptions,
 ): ProcessPlan {
   const internal = internalOf(o.ports.agent);
-  const amqpUrl = new URL(o.servers.amqpUrl);
-  amqpUrl.username = login.user;
-  amqpUrl.password = login.password;
   return {
     name: "agent",
     program: programOf("agent", "main"),
     env: {
       ...o.env,
       ...internal.env,
-      MUSTER_AMQP_URL: amqpUrl.toString(),
+      MUSTER_AMQP_URL: urlFor(o.servers.amqpUrl, login),
       MUSTER_TENANT_ID: tenantId,
       MUSTER_AGENT_ID: machine.agent_id,
       MUSTER_AGENT_VMS: machine.vm_uuid,

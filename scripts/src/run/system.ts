@@ -1,9 +1,11 @@
 import { setMaxListeners } from "node:events";
 import { mkdirSync, rmSync } from "node:fs";
 import { z } from "zod";
+import { ensureLogins, ensureUser } from "@muster/broker/users";
 import { createClient } from "@muster/client/client";
 import type { Client } from "@muster/client/client";
 import { MusterError } from "@muster/contracts/errors";
+import { agentPermissions } from "@muster/contracts/permissions";
 import { parseAmqpUrl } from "../servers/amqp-probe.ts";
 import { openSecrets } from "../servers/secrets.ts";
 import type { Secrets } from "../servers/secrets.ts";
@@ -11,13 +13,12 @@ import { startServers } from "../servers/servers.ts";
 import type { Servers } from "../servers/servers.ts";
 import { markerOf, readJson, writeJson } from "../system/files.ts";
 import { choosePorts } from "../system/ports.ts";
-import { agentUser, ensureUser } from "./agent-user.ts";
 import { demonstrate, ensureRegistered } from "./demonstration.ts";
 import { serviceNames } from "./folder.ts";
 import type { RunFolder } from "./folder.ts";
 import { chooseGatewayPort } from "./gateway-port.ts";
 import { stopLeftovers } from "./leftovers.ts";
-import { ensureOwner, migrateAll, thisMachine } from "./preparation.ts";
+import { ensureOwner, migrateAll, tenantId, thisMachine } from "./preparation.ts";
 import type { Machine, Owner, PreparationOptions } from "./preparation.ts";
 import { writeRunFile } from "./run-file.ts";
 import type { RunFile } from "./run-file.ts";
@@ -25,7 +26,7 @@ import { gatewayHost, inheritedEnvironment, internalNames, planAgent, planServic
 import type { PlanOptions, ProcessPlan } from "./service-plan.ts";
 import { supervise } from "./supervised.ts";
 import type { Supervised } from "./supervised.ts";
-import { declareTopology } from "./topology.ts";
+import { declaredMesh, declareTopology } from "./topology.ts";
 import { keepServersUp } from "./watch-servers.ts";
 
 const readyTimeoutMs = 120_000;
@@ -86,8 +87,11 @@ export class System {
     const env = inheritedEnvironment(this.#o.env, this.#marker);
     const preparation = { folder, servers, secrets: this.#secrets, env, signal: this.#signal };
     say("database: migrating auth, vm-ops, reliability; broker: declaring the topology");
-    await Promise.all([migrateAll(preparation), declareTopology(servers, env, this.#signal)]);
-    const plan = { folder, marker: this.#marker, servers, secrets: this.#secrets, env, ...ports };
+    const [, logins] = await Promise.all([
+      migrateAll(preparation),
+      declareTopology(servers, env, this.#signal).then(() => this.#makeLogins(servers, env)),
+    ]);
+    const plan = { folder, marker: this.#marker, servers, secrets: this.#secrets, logins, env, ...ports };
     say(`starting ${serviceNames.join(", ")}`);
     const owner = await this.#startServices(plan, preparation);
     const gatewayUrl = `http://${reachable(gatewayHost(env))}:${ports.gatewayPort}`;
@@ -100,6 +104,16 @@ export class System {
     const run = this.#current();
     writeRunFile(folder.runFile, run);
     return run;
+  }
+
+  /** Users belong to the whole broker: where it has several vhosts, their names say which. */
+  #makeLogins(servers: Servers, env: NodeJS.ProcessEnv): Promise<PlanOptions["logins"]> {
+    const { vhost } = parseAmqpUrl(servers.amqpUrl);
+    const place = vhost === "/" ? "" : `@${vhost}`;
+    return ensureLogins(servers, declaredMesh(env), (login) => ({
+      name: `${login}${place}`,
+      password: this.#secrets.get(`broker.${login}`),
+    }));
   }
 
   async #choosePorts(): Promise<Pick<PlanOptions, "ports" | "gatewayPort">> {
@@ -159,15 +173,16 @@ export class System {
   async #startAgent(client: Client, machine: Machine, plan: PlanOptions): Promise<void> {
     await ensureRegistered(client, machine);
     const { servers } = plan;
-    const user = agentUser({
-      tenantId: "default",
-      agentId: machine.agent_id,
-      vmUuids: [machine.vm_uuid],
-    });
-    const password = this.#secrets.get(`agent.${machine.agent_id}`);
-    const { vhost } = parseAmqpUrl(servers.amqpUrl);
-    await ensureUser({ url: servers.managementUrl, vhost }, user, password);
-    const agent = this.#supervise(planAgent(machine, { user: user.name, password }, plan));
+    const user = {
+      name: `agent-${machine.agent_id}`,
+      password: this.#secrets.get(`agent.${machine.agent_id}`),
+      permissions: agentPermissions({
+        ...{ tenantId, agentId: machine.agent_id },
+        vmUuids: [machine.vm_uuid],
+      }),
+    };
+    await ensureUser(servers, user);
+    const agent = this.#supervise(planAgent(machine, user, plan));
     await agent.waitReady(readyTimeoutMs, this.#signal);
   }
 

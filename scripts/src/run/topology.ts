@@ -1,7 +1,7 @@
 import { applyTopology } from "@muster/broker/topology-apply";
 import { meshWith } from "@muster/contracts/mesh";
 import { topologyOf } from "@muster/contracts/topology";
-import type { Topology } from "@muster/contracts/topology";
+import type { Mesh, Topology } from "@muster/contracts/topology";
 import { pollUntil } from "../system/wait.ts";
 
 const attemptsMs = 30_000;
@@ -13,12 +13,14 @@ const wholeNumber = (text: string | undefined, fallback: number): number =>
   text !== undefined && /^[0-9]{1,9}$/.test(text) ? Number(text) : fallback;
 
 /** What this environment declares: how VM queues are kept, and the delivery limit that mirrors the limit of requeues. */
-export function declaredTopology(env: NodeJS.ProcessEnv): Topology {
+export function declaredMesh(env: NodeJS.ProcessEnv): Mesh {
   const type = env["MUSTER_VM_QUEUE_TYPE"] === "classic" ? "classic" : "quorum";
   const deliveryLimit = wholeNumber(env["MUSTER_VMOPS_DISPATCH_MAX_REQUEUES"], requeuesDefault);
   const lengthMax = wholeNumber(env["MUSTER_VM_QUEUE_LENGTH_MAX"], lengthDefault);
-  return topologyOf(meshWith({ type, deliveryLimit, lengthMax }));
+  return meshWith({ type, deliveryLimit, lengthMax });
 }
+
+export const declaredTopology = (env: NodeJS.ProcessEnv): Topology => topologyOf(declaredMesh(env));
 
 /** Makes the declared exchanges, queues, bindings and policies exist. A broker that has just started may need a moment. */
 export async function declareTopology(

@@ -1,4 +1,6 @@
 import type { Broker, Consumer } from "@muster/broker/broker";
+import type { TopologyTarget } from "@muster/broker/topology-apply";
+import { urlFor } from "@muster/broker/users";
 import { reliabilityHeartbeatsQueue, reliabilityReports } from "@muster/contracts/agents";
 import { meshWith, reliabilityCommands } from "@muster/contracts/mesh";
 import { reliabilityRequests } from "@muster/contracts/reliability";
@@ -56,7 +58,7 @@ export async function openReliability(o: ReliabilityOptions): Promise<void> {
   let leads = () => false;
   const mirroring = {
     topology,
-    target: { amqpUrl: config.MUSTER_AMQP_URL, managementUrl: config.MUSTER_MANAGEMENT_URL },
+    target: keeperOf(config),
     everyMs: config.MUSTER_RELIABILITY_MIRROR_INTERVAL_MS,
     leads: () => leads(),
     logger,
@@ -110,6 +112,16 @@ export async function openReliability(o: ReliabilityOptions): Promise<void> {
     opened.health(),
   );
   leads = () => leader.leads;
+}
+
+/** What is made and mended is so by the management API's user, over AMQP too: reliability's own may not. */
+function keeperOf(config: Config): TopologyTarget {
+  const { username, password } = new URL(config.MUSTER_MANAGEMENT_URL);
+  const keeper = { name: decodeURIComponent(username), password: decodeURIComponent(password) };
+  return {
+    amqpUrl: urlFor(config.MUSTER_AMQP_URL, keeper),
+    managementUrl: config.MUSTER_MANAGEMENT_URL,
+  };
 }
 
 const thresholdsOf = (config: Config) => ({

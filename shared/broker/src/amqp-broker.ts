@@ -15,6 +15,7 @@ import {
   agentsExchange,
   eventsExchange,
   reportRoutingKey,
+  requestsExchange,
   requestsQueue,
   subscriptionQueue,
 } from "@muster/contracts/topology";
@@ -100,8 +101,8 @@ export class AmqpBroker implements Broker {
     const message = prepareRequest(contract, payload, {
       context,
       source: `/muster/${this.#options.service ?? this.#options.name}`,
-      exchange: "",
-      routingKey: requestsQueue(contract.owner),
+      exchange: requestsExchange,
+      routingKey: contract.name,
       timeoutMs,
     });
     return this.#requesterTo(contract.owner).ask(contract, message, timeoutMs, options.signal);

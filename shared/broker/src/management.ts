@@ -63,6 +63,12 @@ export class Management {
     await this.#json(await this.#fetch("PUT", path, body), path);
   }
 
+  /** Users belong to no vhost. */
+  async putUser(name: string, body: { password: string; tags: string }): Promise<void> {
+    const path = `/api/users/${encodeURIComponent(name)}`;
+    await this.#json(await this.#fetch("PUT", path, body), path);
+  }
+
   #path(kind: string, below: readonly string[]): string {
     return `/api/${kind}/${this.#vhost}${below.map((part) => `/${encodeURIComponent(part)}`).join("")}`;
   }

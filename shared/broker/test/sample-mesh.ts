@@ -121,6 +121,7 @@ export const sampleMesh: Mesh = {
   events: [moved, broke],
   requests: { "vm-ops": vmOpsRequests },
   reports: [{ service: "vm-ops", queue: "vm-ops.agents", reports: { hello } }],
+  hearings: [],
   subscriptions: [crates],
   doorbells: [bell],
   vmQueues: { type: "quorum", deliveryLimit: 2, lengthMax: 100 },

@@ -4,7 +4,7 @@ import { cloudEventsContentType, envelope, mirroredAttributes, replyType } from 
 import { errorCodes, wireError } from "./errors.ts";
 import { mesh } from "./mesh.ts";
 import { wireSchemaOf, type JsonSchema } from "./schema.ts";
-import { agentsExchange } from "./topology.ts";
+import { agentsExchange, requestsExchange } from "./topology.ts";
 
 type Document = Record<string, unknown>;
 
@@ -84,8 +84,8 @@ Events: bind a queue of your own to the owner's topic exchange with the message 
 \`*\` and \`#\` as usual). A message may come more than once with the same \`id\`: keep the ids that you have handled.
 
 Requests: consume \`amq.rabbitmq.reply-to\` without acknowledgement, then publish on the same channel to the
-default exchange with the queue as routing key, \`reply_to\` = \`amq.rabbitmq.reply-to\` and \`timeoutms\` in the
-envelope. The reply's \`causationid\` is the request's \`id\`; its data is \`{"ok":true,"result":…}\` or
+exchange \`${requestsExchange}\` with the message type as routing key, \`reply_to\` = \`amq.rabbitmq.reply-to\` and
+\`timeoutms\` in the envelope. The reply's \`causationid\` is the request's \`id\`; its data is \`{"ok":true,"result":…}\` or
 \`{"ok":false,"error":{"code","message","details"}}\`. Requests that act for someone carry their access token in
 \`identity\`.
 
@@ -146,12 +146,15 @@ function addRequests(owner: string, requests: readonly RequestContract[], parts:
   const carried: Record<string, Document> = {};
   parts.channels[channel] = {
     address: queue,
-    description: `Quorum queue \`${queue}\`, reached through the default exchange.`,
+    description: `Quorum queue \`${queue}\`, reached through the topic exchange \`${requestsExchange}\` by the message type.`,
     messages: carried,
     bindings: queueBinding(queue),
   };
   for (const request of requests) addRequest(channel, request, carried, parts);
 }
+
+const askedBy = (request: RequestContract | ReportContract): string =>
+  request.kind === "request" ? `Asked by ${request.callers.join(", ")}; the broker refuses others. ` : "";
 
 function addRequest(
   channel: string,
@@ -187,7 +190,7 @@ function addRequest(
   parts.operations[`answer_${key}`] = {
     action: "receive",
     summary: request.summary,
-    description: `Answers within ${request.timeoutMs} ms. Codes: ${codes
+    description: `${askedBy(request)}Answers within ${request.timeoutMs} ms. Codes: ${codes
       .map((code) => `\`${code}\` (${errorCodes[code].retriable ? "retriable" : "final"})`)
       .join(", ")}.`,
     channel: { $ref: `#/channels/${channel}` },

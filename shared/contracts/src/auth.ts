@@ -53,6 +53,7 @@ export const authRequests = {
   getKeys: defineRequest({
     owner: "auth",
     name: "auth.keys.get.v1",
+    callers: ["gateway", "vm-ops", "reliability"],
     summary: "The public keys that verify access tokens (RFC 7517).",
     payload: z.object({}),
     reply: jwks,

@@ -52,6 +52,8 @@ export interface RequestContract<
   readonly timeoutMs: number;
   /** Without an identity only services ask it (sweeps, key sets); with one, the caller's token must travel. */
   readonly identity: "caller" | "none";
+  /** Who may ask: the broker refuses everybody else. */
+  readonly callers: readonly Service[];
   readonly batch?: BatchPolicy;
 }
 
@@ -136,24 +138,29 @@ export function defineEvent<P extends z.ZodType>(
 
 type RequestInput<P extends z.ZodType, R extends z.ZodType> = Omit<
   RequestContract<P, R>,
-  "kind" | "payloadBytesMax" | "timeoutMs" | "identity" | "batch"
+  "kind" | "payloadBytesMax" | "timeoutMs" | "identity" | "callers" | "batch"
 > &
-  Partial<Pick<RequestContract<P, R>, "payloadBytesMax" | "timeoutMs" | "identity">>;
+  Partial<Pick<RequestContract<P, R>, "payloadBytesMax" | "timeoutMs" | "identity" | "callers">>;
+
+const requestDefaults = {
+  payloadBytesMax: 64 * 1024,
+  timeoutMs: 10_000,
+  identity: "caller",
+  callers: ["gateway"],
+} as const;
 
 /** A request whose owner answers one at a time. */
 export function defineRequest<P extends z.ZodType, R extends z.ZodType>(
   contract: RequestInput<P, R>,
 ): RequestContract<P, R> & { readonly batch?: never } {
-  const defaults = { payloadBytesMax: 64 * 1024, timeoutMs: 10_000, identity: "caller" } as const;
-  return checked({ ...defaults, ...contract, kind: "request" });
+  return checked({ ...requestDefaults, ...contract, kind: "request" });
 }
 
 /** A request whose owner answers many in one transaction, each as if alone. */
 export function defineBatchRequest<P extends z.ZodType, R extends z.ZodType>(
   contract: RequestInput<P, R> & { readonly batch: BatchPolicy },
 ): RequestContract<P, R> & { readonly batch: BatchPolicy } {
-  const defaults = { payloadBytesMax: 64 * 1024, timeoutMs: 10_000, identity: "caller" } as const;
-  return checked({ ...defaults, ...contract, kind: "request" });
+  return checked({ ...requestDefaults, ...contract, kind: "request" });
 }
 
 export function defineReport<P extends z.ZodType, R extends z.ZodType>(

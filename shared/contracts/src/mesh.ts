@@ -6,8 +6,8 @@ import {
   vmOpsReports,
 } from "./agents.ts";
 import { authRequests } from "./auth.ts";
-import { defineSubscription, type EventContract } from "./define.ts";
-import type { Mesh, VmQueuePolicy } from "./topology.ts";
+import { defineSubscription, services, type EventContract } from "./define.ts";
+import type { Hearing, Mesh, VmQueuePolicy } from "./topology.ts";
 import {
   agentLost,
   agentRecovered,
@@ -43,6 +43,9 @@ export const reliabilityCommands = defineSubscription({
   events: { commandDeadLettered, commandReplayed },
 });
 
+/** A key that signs no more must be known at once to everybody who verifies. */
+const keyHearings: readonly Hearing[] = [{ event: authEvents.signingKeysChanged, by: services }];
+
 /** Everything that travels, in one value: topology, documents, golden files and permissions derive from it. */
 export const mesh = {
   requests: { auth: authRequests, "vm-ops": vmOpsRequests, reliability: reliabilityRequests },
@@ -50,6 +53,7 @@ export const mesh = {
   reports: { [vmOpsAgentsQueue]: vmOpsReports, [reliabilityHeartbeatsQueue]: reliabilityReports },
   doorbells: { vmCommandDoorbell },
   subscriptions: [vmOpsPresence, vmOpsDeadLetters, reliabilityCommands],
+  hearings: keyHearings,
 } as const;
 
 /** The same, as the topology derives from it; how VM queues are kept is each installation's setting. */
@@ -63,6 +67,7 @@ export function meshWith(vmQueues: VmQueuePolicy): Mesh {
       { service: "reliability", queue: reliabilityHeartbeatsQueue, reports: reliabilityReports },
     ],
     subscriptions: mesh.subscriptions,
+    hearings: mesh.hearings,
     doorbells: Object.values(mesh.doorbells),
     vmQueues,
   };

@@ -32,6 +32,7 @@ const mesh: Mesh = {
   requests: { "vm-ops": { ask } },
   reports: [],
   subscriptions: [things],
+  hearings: [],
   doorbells: [],
   vmQueues,
 };

@@ -19,6 +19,12 @@ export interface ReportQueue {
   readonly reports: Readonly<Record<string, ReportContract>>;
 }
 
+/** An event that processes hear while it is published, each on a queue of its own. */
+export interface Hearing {
+  readonly event: EventContract;
+  readonly by: readonly Service[];
+}
+
 export interface VmQueuePolicy {
   readonly type: "quorum" | "classic";
   /** Deliveries of one doorbell before the broker gives up; equals the requeue limit. Quorum only. */
@@ -33,6 +39,7 @@ export interface Mesh {
   readonly requests: Readonly<Partial<Record<Service, Readonly<Record<string, RequestContract>>>>>;
   readonly reports: readonly ReportQueue[];
   readonly subscriptions: readonly Subscription[];
+  readonly hearings: readonly Hearing[];
   readonly doorbells: readonly DoorbellContract[];
   readonly vmQueues: VmQueuePolicy;
 }
@@ -75,6 +82,8 @@ export const agentsExchange = "muster.agents";
 export const agentsUnrouted = "muster.agents.unrouted";
 export const deadLettersExchange = "muster.dead-letters";
 export const liveExchange = "muster.live";
+/** Requests by their wire name: who may send which is told to the broker. */
+export const requestsExchange = "muster.requests";
 /** What waited for a retry returns through it, by the name of its queue; under any other name it is parked. */
 export const retriesExchange = "muster.retries";
 export const retriesUnrouted = "muster.retries.unrouted";
@@ -109,7 +118,7 @@ interface Draft {
 /** Derives the whole topology. Pure; `checkTopology` judges it. */
 export function topologyOf(mesh: Mesh): Topology {
   const draft: Draft = { exchanges: [], queues: [], bindings: [], policies: [] };
-  for (const name of [agentsExchange, deadLettersExchange, liveExchange]) {
+  for (const name of [agentsExchange, deadLettersExchange, liveExchange, requestsExchange]) {
     draft.exchanges.push({ name, type: "topic" });
   }
   for (const owner of new Set(mesh.events.map((event) => event.owner))) {
@@ -118,7 +127,9 @@ export function topologyOf(mesh: Mesh): Topology {
   addAgents(draft, mesh);
   for (const service of services) {
     if (mesh.requests[service] !== undefined) {
-      addConsumed(draft, requestsQueue(service), service, requestsLengthMax);
+      const queue = requestsQueue(service);
+      addConsumed(draft, queue, service, requestsLengthMax);
+      draft.bindings.push({ exchange: requestsExchange, queue, routingKey: `${service}.#` });
     }
   }
   for (const subscription of mesh.subscriptions) {

@@ -179,6 +179,7 @@ export const vmOpsRequests = {
   getCommand: defineRequest({
     owner: "vm-ops",
     name: "vm-ops.command.get.v1",
+    callers: ["gateway", "reliability"],
     summary: "Read one command with its result and what it waits for.",
     payload: z.object({ command_id: uuid }),
     reply: commandDetail,
@@ -215,6 +216,7 @@ export const vmOpsRequests = {
   replayCommand: defineRequest({
     owner: "vm-ops",
     name: "vm-ops.command.replay.v1",
+    callers: ["reliability"],
     summary: "Put a dead-lettered command back into its VM's queue as a new attempt.",
     payload: z.object({ command_id: uuid, dead_letter_id: uuid }),
     reply: z.object({ command_id: uuid, attempt: z.number().int(), state: commandState }),
@@ -223,6 +225,7 @@ export const vmOpsRequests = {
   sweepCommands: defineRequest({
     owner: "vm-ops",
     name: "vm-ops.commands.sweep.v1",
+    callers: ["reliability"],
     summary: "Sweep stale and expired commands by these thresholds; asked by the reliability service.",
     payload: z.object({
       rules: z.array(sweepRule).min(1).max(sweepRules.length),
@@ -240,6 +243,7 @@ export const vmOpsRequests = {
   pruneVmOps: defineRequest({
     owner: "vm-ops",
     name: "vm-ops.storage.prune.v1",
+    callers: ["reliability"],
     summary: "Remove old inbox rows.",
     payload: z.object({
       older_than_ms: z.number().int().min(60_000),
@@ -253,6 +257,7 @@ export const vmOpsRequests = {
   auditVmOps: defineRequest({
     owner: "vm-ops",
     name: "vm-ops.commands.audit.v1",
+    callers: ["reliability"],
     summary: "Counts that must be 0: lost commands, double starts, stale outbox rows.",
     payload: z.object({}),
     reply: z.object({

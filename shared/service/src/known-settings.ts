@@ -23,7 +23,7 @@ export const commonSettings = {
 
 export const amqpUrl = url({ help: "RabbitMQ, with virtual host", schemes: ["amqp", "amqps"], secret: true });
 export const managementUrl = url({
-  help: "RabbitMQ's management API",
+  help: "RabbitMQ's management API, as the user that makes and mends the topology: a policymaker",
   schemes: ["http", "https"],
   secret: true,
 });

@@ -19,6 +19,9 @@ export interface Vhost {
   call(method: "GET" | "PUT" | "POST" | "DELETE", path: string, body?: unknown): Promise<unknown>;
   /** Makes the broker close connections whose given name starts so; answers how many. */
   closeConnections(nameStart: string): Promise<number>;
+  /** Credentials for a user of this vhost alone, to be made by the caller; the same name gives the same. */
+  newUser(name: string): { name: string; password: string };
+  /** With every user of `newUser`. */
   destroy(): Promise<void>;
 }
 
@@ -36,6 +39,7 @@ export async function setupVhost(broker?: { amqpUrl: string; managementUrl: stri
   await call("PUT", "/vhosts/{vhost}");
   const user = encodeURIComponent(decodeURIComponent(amqp.username));
   await call("PUT", `/permissions/{vhost}/${user}`, { configure: ".*", write: ".*", read: ".*" });
+  const users = new Map<string, string>();
   return {
     name,
     amqpUrl: amqp.href,
@@ -51,7 +55,14 @@ export async function setupVhost(broker?: { amqpUrl: string; managementUrl: stri
       await call("DELETE", `/queues/{vhost}/${encodeURIComponent(queue)}`);
     },
     closeConnections: (nameStart) => closeConnections(managementUrl, name, nameStart),
+    newUser: (short) => {
+      const full = `${name}-${short}`;
+      const password = users.get(full) ?? randomUUID();
+      users.set(full, password);
+      return { name: full, password };
+    },
     destroy: async () => {
+      if (users.size > 0) await call("POST", "/users/bulk-delete", { users: [...users.keys()] });
       await call("DELETE", "/vhosts/{vhost}");
     },
   };

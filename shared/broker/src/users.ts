@@ -1,0 +1,60 @@
+import { services, type Service } from "@muster/contracts/define";
+import {
+  servicePermissions,
+  topologyPermissions,
+  type BrokerPermissions,
+} from "@muster/contracts/permissions";
+import { topologyOf, type Mesh } from "@muster/contracts/topology";
+import { Management } from "./management.ts";
+import type { TopologyTarget } from "./topology-apply.ts";
+
+/** One login of the broker, for one vhost. */
+export interface BrokerUser {
+  readonly name: string;
+  readonly password: string;
+  /** `policymaker` may set policies by the management API; without a tag a user may not use that at all. */
+  readonly tag?: "policymaker";
+  readonly permissions: BrokerPermissions;
+}
+
+/** Makes the user or brings it up to date. The target's user must be an administrator. */
+export async function ensureUser(target: TopologyTarget, user: BrokerUser): Promise<void> {
+  const management = new Management(target.managementUrl, target.amqpUrl);
+  const { topics, ...permissions } = user.permissions;
+  await management.putUser(user.name, { password: user.password, tags: user.tag ?? "" });
+  // First which keys, then which exchanges: the other way round every key would be allowed for a moment.
+  for (const topic of topics) await management.put("topic-permissions", user.name, topic);
+  await management.put("permissions", user.name, permissions);
+}
+
+/** Who logs in: each service, and who makes and mends the topology. */
+export type Login = Service | "topology";
+export const logins: readonly Login[] = [...services, "topology"];
+
+/** A user for each login, with the least that it needs. */
+export async function ensureLogins(
+  target: TopologyTarget,
+  mesh: Mesh,
+  credentials: (login: Login) => { name: string; password: string },
+): Promise<Record<Login, BrokerUser>> {
+  const topology = topologyOf(mesh);
+  const users = logins.map((login): [Login, BrokerUser] => {
+    if (login === "topology") {
+      return [
+        login,
+        { ...credentials(login), tag: "policymaker", permissions: topologyPermissions(topology) },
+      ];
+    }
+    return [login, { ...credentials(login), permissions: servicePermissions(mesh, topology, login) }];
+  });
+  await Promise.all(users.map(([, user]) => ensureUser(target, user)));
+  return Object.fromEntries(users) as Record<Login, BrokerUser>;
+}
+
+/** The same URL, of AMQP or of the management API, for this user. */
+export function urlFor(given: string, { name, password }: Pick<BrokerUser, "name" | "password">): string {
+  const url = new URL(given);
+  url.username = encodeURIComponent(name);
+  url.password = encodeURIComponent(password);
+  return url.href;
+}
