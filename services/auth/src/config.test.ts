@@ -37,4 +37,11 @@ describe("settings of signing keys", () => {
       [rotation, "37"],
     ]);
   });
+
+  it("of a change of the sealing key name two keys, and tell neither", () => {
+    const key = needed.MUSTER_AUTH_KEY_ENCRYPTION_KEY;
+    const other = "MUSTER_AUTH_KEY_ENCRYPTION_KEY_OTHER";
+    expect(faultsOf({ [other]: Buffer.alloc(32, 1).toString("base64") })).to.deep.equal([]);
+    expect(faultsOf({ [other]: key })).to.deep.equal([[other, "the same"]]);
+  });
 });

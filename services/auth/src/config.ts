@@ -12,6 +12,10 @@ import { z } from "zod";
 import { skewSeconds } from "./signing/life.ts";
 
 const day = 86_400;
+const sealingKey = z
+  .string()
+  .regex(/^[A-Za-z0-9+/]{43}=$/, "must be 32 bytes in base64, as `openssl rand -base64 32` prints them")
+  .transform((text) => Buffer.from(text, "base64"));
 
 export const settings = {
   MUSTER_AMQP_URL: amqpUrl,
@@ -59,11 +63,13 @@ export const settings = {
     default: 5_000,
   }),
   MUSTER_AUTH_KEY_ENCRYPTION_KEY: setting({
-    schema: z
-      .string()
-      .regex(/^[A-Za-z0-9+/]{43}=$/, "must be 32 bytes in base64, as `openssl rand -base64 32` prints them")
-      .transform((text) => Buffer.from(text, "base64")),
+    schema: sealingKey,
     help: "Seals the private signing keys in the database; the same for every replica",
+    secret: true,
+  }),
+  MUSTER_AUTH_KEY_ENCRYPTION_KEY_OTHER: setting({
+    schema: sealingKey.optional(),
+    help: "While the sealing key is changed: also opens what this one sealed. See docs/runbooks/key-rotation.md",
     secret: true,
   }),
   MUSTER_AUTH_REFRESH_ABSOLUTE_SECONDS: integer({
@@ -120,5 +126,11 @@ export function checkTogether(config: Config): void {
     "MUSTER_AUTH_KEY_ROTATION_SECONDS",
     `must be more than MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS, which is ${ahead}: the next key is published while this one signs`,
   );
+  const other = config.MUSTER_AUTH_KEY_ENCRYPTION_KEY_OTHER;
+  if (other?.equals(config.MUSTER_AUTH_KEY_ENCRYPTION_KEY) === true) {
+    const rule =
+      "must be another key than MUSTER_AUTH_KEY_ENCRYPTION_KEY; leave it out when the change is over";
+    faults.push({ name: "MUSTER_AUTH_KEY_ENCRYPTION_KEY_OTHER", rule, value: "the same" });
+  }
   if (faults.length > 0) throw new SettingsError(faults);
 }

@@ -78,7 +78,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
 
 function keepingOf(config: Config) {
   return {
-    sealer: sealerOf(config.MUSTER_AUTH_KEY_ENCRYPTION_KEY),
+    sealer: sealerOf(config.MUSTER_AUTH_KEY_ENCRYPTION_KEY, config.MUSTER_AUTH_KEY_ENCRYPTION_KEY_OTHER),
     tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
     life: {
       rotationMs: config.MUSTER_AUTH_KEY_ROTATION_SECONDS * 1_000,

@@ -64,9 +64,9 @@ export async function passTime(database: Database, seconds: number): Promise<voi
 /** The signing keys as one more replica has them. It looks by itself only once in a test's life. */
 export function openReplica(
   database: Database,
-  o: { sealingKey?: Buffer; tokenTtlSeconds?: number } = {},
+  o: { sealingKey?: Buffer; otherSealingKey?: Buffer; tokenTtlSeconds?: number } = {},
 ): Promise<SigningKeys> {
-  const sealer = sealerOf(o.sealingKey ?? keyEncryptionKey);
+  const sealer = sealerOf(o.sealingKey ?? keyEncryptionKey, o.otherSealingKey);
   const tokenTtlSeconds = o.tokenTtlSeconds ?? 600;
   return openSigning({ database, sealer, tokenTtlSeconds, life, lookMs: 60_000, logger, metrics });
 }

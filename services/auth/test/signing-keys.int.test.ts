@@ -55,6 +55,47 @@ describe("signing keys", function () {
     expect(wrong).to.include("MUSTER_AUTH_KEY_ENCRYPTION_KEY is not the key that sealed");
   });
 
+  it("change the key that seals them one replica after another, with every replica signing all the while", async () => {
+    const [before, after] = [keyEncryptionKey, randomBytes(32)];
+    const sealedWith = async () =>
+      (await s.system<{ id: string }>("SELECT DISTINCT sealed_with AS id FROM signing_keys")).map(
+        ({ id }) => id,
+      );
+    const replicas = [await openReplica(s.database)];
+    const { active } = await s.keys();
+    const allSign = async () => {
+      const kids = await Promise.all(replicas.map(async (one) => (await one.keyOf(active[0] ?? "")).kid));
+      expect(new Set(kids)).to.deep.equal(new Set(active));
+    };
+    const next = { sealingKey: after, otherSealingKey: before };
+    // Each may open what the others seal before anybody seals with the new one.
+    replicas.push(await openReplica(s.database, { sealingKey: before, otherSealingKey: after }));
+    expect(await sealedWith()).to.deep.equal([sealerOf(before).id]);
+    const many = await Promise.all(Array.from({ length: 4 }, () => openReplica(s.database, next)));
+    replicas.push(...many);
+    expect(await sealedWith()).to.deep.equal([sealerOf(after).id]);
+    // One that is started anew in the middle, as it was before.
+    replicas.push(await openReplica(s.database, { sealingKey: before, otherSealingKey: after }));
+    await allSign();
+    replicas.push(await openReplica(s.database, next), await openReplica(s.database, { sealingKey: after }));
+    await allSign();
+    await passTime(s.database, 31 * daySeconds);
+    expect((await keepKeys({ ...s.keeping, sealer: sealerOf(after) })).map(({ kind }) => kind)).to.include(
+      "rotate",
+    );
+    expect(await sealedWith()).to.deep.equal([sealerOf(after).id]);
+    expect((await s.audited("sealed-anew")).length).to.equal(2 * 3);
+    expect(await codeOf(openReplica(s.database))).to.include("is not the key that sealed");
+    await Promise.all(replicas.map((one) => one.close()));
+  });
+
+  it("stay sealed as they are where what sealed them is given to nobody", async () => {
+    await (await openReplica(s.database)).close();
+    const strangers = { sealingKey: randomBytes(32), otherSealingKey: randomBytes(32) };
+    expect(await codeOf(openReplica(s.database, strangers))).to.include("KEY_OTHER too");
+    expect(await s.audited("sealed-anew")).to.deep.equal([]);
+  });
+
   it("rotate once on schedule, however many replicas look; the key before is published on", async () => {
     await keepKeys(s.keeping);
     const before = await s.keys();

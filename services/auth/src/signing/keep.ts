@@ -4,7 +4,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import type { Database, Tx } from "@muster/database/database";
 import { recordAudit } from "../audit/store.ts";
-import { newKeyPair, openedKey } from "./key-pair.ts";
+import { newKeyPair, openedKey, sealedAnew } from "./key-pair.ts";
 import { dueStep } from "./life.ts";
 import type { KeyStep, LifeSettings } from "./life.ts";
 import type { Sealer } from "./sealed.ts";
@@ -14,9 +14,11 @@ import {
   findKeys,
   findSealed,
   insertKey,
+  lockSealedOtherwise,
   lockSigningKeys,
   removeKeys,
   retireKey,
+  sealKey,
 } from "./store.ts";
 
 export interface Keeping {
@@ -47,6 +49,32 @@ export async function keepKeys(keeping: Keeping): Promise<KeyStep[]> {
     done.push(step);
   }
   return done;
+}
+
+/**
+ * Seals with the key of now what the other one sealed; answers which. At starts only: while one process after the other is
+ * given the new key, those that were not yet would seal with the old one again.
+ */
+export async function sealAnew({
+  database,
+  sealer,
+}: Pick<Keeping, "database" | "sealer">): Promise<string[]> {
+  const { other } = sealer;
+  if (other === undefined) return [];
+  return await database.transaction("system", async (tx) => {
+    await lockSigningKeys(tx);
+    const rows = (await lockSealedOtherwise(tx, sealer.id)).filter((row) => row.sealed_with === other.id);
+    for (const row of rows) {
+      await sealKey(tx, sealedAnew(row, sealer));
+      await recordAudit(tx, {
+        ...schedule,
+        action: "signing-key.sealed-anew",
+        subject: `signing-key:${row.kid}`,
+        details: { from: other.id, to: sealer.id },
+      });
+    }
+    return rows.map(({ kid }) => kid);
+  });
 }
 
 async function takeStep({ database, ...keeping }: Keeping): Promise<KeyStep | undefined> {

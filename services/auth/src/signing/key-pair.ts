@@ -2,7 +2,7 @@ import { createPrivateKey, generateKeyPair } from "node:crypto";
 import type { KeyObject } from "node:crypto";
 import { promisify } from "node:util";
 import { uuidv7 } from "@muster/contracts/ids";
-import type { Sealer } from "./sealed.ts";
+import { openerOf, type Sealer } from "./sealed.ts";
 import type { SealedKey } from "./store.ts";
 
 export interface SigningKey {
@@ -27,16 +27,28 @@ export async function newKeyPair(sealer: Sealer): Promise<SealedKey> {
 
 /** Throws when the sealing key is not the one it was sealed with, or the row was damaged. */
 export function openedKey(row: SealedKey, sealer: Sealer): SigningKey {
-  if (row.sealed_with !== sealer.id) {
+  const secret = opened(row, sealer);
+  const privateKey = createPrivateKey({ key: secret, format: "der", type: "pkcs8" });
+  return { kid: row.kid, alg: row.public_jwk.alg, privateKey };
+}
+
+/** The same key sealed by the one that seals now. Throws as `openedKey`. */
+export function sealedAnew(row: SealedKey, sealer: Sealer): SealedKey {
+  return { ...row, private_sealed: sealer.seal(opened(row, sealer), row.kid), sealed_with: sealer.id };
+}
+
+function opened(row: SealedKey, sealer: Sealer): Buffer {
+  const opener = openerOf(sealer, row.sealed_with);
+  if (opener === undefined) {
+    const given = [sealer.id, sealer.other?.id].filter((id) => id !== undefined).join(" and ");
     throw new Error(
       `MUSTER_AUTH_KEY_ENCRYPTION_KEY is not the key that sealed signing key ${row.kid} ` +
-        `(sealed with ${row.sealed_with}, given ${sealer.id}): set it to the one this database was first started with`,
+        `(sealed with ${row.sealed_with}, given ${given}): give it the value of the other processes; ` +
+        "if it is being changed, MUSTER_AUTH_KEY_ENCRYPTION_KEY_OTHER too",
     );
   }
   try {
-    const secret = sealer.open(row.private_sealed, row.kid);
-    const privateKey = createPrivateKey({ key: secret, format: "der", type: "pkcs8" });
-    return { kid: row.kid, alg: row.public_jwk.alg, privateKey };
+    return opener.open(row.private_sealed, row.kid);
   } catch (cause) {
     throw new Error(
       `signing key ${row.kid} was damaged in the database: restore the row of auth.signing_keys, or revoke the key`,

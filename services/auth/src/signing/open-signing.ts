@@ -1,7 +1,7 @@
 import type { Tx } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
-import { keepKeys } from "./keep.ts";
+import { keepKeys, sealAnew } from "./keep.ts";
 import type { Keeping } from "./keep.ts";
 import { openedKey } from "./key-pair.ts";
 import type { SigningKey } from "./key-pair.ts";
@@ -39,6 +39,8 @@ export async function openSigning(o: SigningOptions): Promise<SigningKeys> {
     }
   }
   const taken = openTaken(o);
+  const kids = await sealAnew(o);
+  if (kids.length > 0) o.logger.info({ kids, sealed_with: o.sealer.id }, "signing keys were sealed anew");
   await look();
   const { kid } = await taken.current();
   o.logger.info({ kid }, "signs with this key");

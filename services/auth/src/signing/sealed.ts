@@ -10,9 +10,15 @@ export interface Sealer {
   seal(plain: Buffer, subject: string): Buffer;
   /** Throws when the key is another one or a bit was changed. */
   open(sealed: Buffer, subject: string): Buffer;
+  /** While the sealing key is changed: opens what the other one sealed, and seals nothing. */
+  readonly other?: Sealer;
 }
 
-export function sealerOf(key: Buffer): Sealer {
+/** Who opens what the key of this id sealed; undefined when it is neither of the two. */
+export const openerOf = (sealer: Sealer, id: string): Sealer | undefined =>
+  [sealer, sealer.other].find((one) => one?.id === id);
+
+export function sealerOf(key: Buffer, other?: Buffer): Sealer {
   if (key.length !== 32) throw new RangeError("a sealing key has 32 bytes");
   const associated = (subject: string) => Buffer.from(`muster.auth.signing-key:${subject}`);
   return {
@@ -31,5 +37,6 @@ export function sealerOf(key: Buffer): Sealer {
       const plain = decipher.update(sealed.subarray(nonceBytes, sealed.length - tagBytes));
       return Buffer.concat([plain, decipher.final()]);
     },
+    ...(other === undefined ? {} : { other: sealerOf(other) }),
   };
 }

@@ -81,6 +81,22 @@ export async function findSealed(tx: Tx, kid: string): Promise<SealedKey | undef
   return rows[0] === undefined ? undefined : sealedRow.parse(rows[0]);
 }
 
+/** Keys that another sealing key has sealed, locked against every other change. */
+export async function lockSealedOtherwise(tx: Tx, sealedWith: string): Promise<SealedKey[]> {
+  const rows = await tx.query(
+    `SELECT kid, public_jwk, private_sealed, sealed_with FROM signing_keys
+      WHERE sealed_with <> $1 AND private_sealed IS NOT NULL ORDER BY kid FOR UPDATE`,
+    [sealedWith],
+  );
+  return rows.map((row) => sealedRow.parse(row));
+}
+
+export async function sealKey(tx: Tx, key: SealedKey): Promise<void> {
+  await tx.query("UPDATE signing_keys SET private_sealed = $2, sealed_with = $3 WHERE kid = $1", [
+    ...[key.kid, key.private_sealed, key.sealed_with],
+  ]);
+}
+
 export async function insertKey(
   tx: Tx,
   key: SealedKey,
