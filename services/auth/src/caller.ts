@@ -29,8 +29,8 @@ function principalOf({ principal }: RequestContext): Principal {
 }
 
 /**
- * Throws FORBIDDEN below the role, INVALID_OR_MISSING_BEARER_TOKEN when the account or its tenant was disabled
- * since the token was made: here a token says no more than the row does.
+ * Throws FORBIDDEN below the role, INVALID_OR_MISSING_BEARER_TOKEN when the account or its tenant was disabled, or the
+ * issuer that vouches for it removed, since the token was made: here a token says no more than the row does.
  */
 export async function callerOf(tx: Tx, context: RequestContext, atLeast: Role): Promise<Caller> {
   const principal = principalOf(context);
@@ -42,7 +42,9 @@ export async function callerOf(tx: Tx, context: RequestContext, atLeast: Role): 
   }
   const [found] = await tx.query(
     `SELECT p.roles, p.permissions FROM principals p JOIN tenants t ON t.tenant_id = p.tenant_id
-      WHERE p.tenant_id = $1 AND p.id = $2 AND p.kind = $3 AND p.disabled_at IS NULL AND t.state = 'active'`,
+      WHERE p.tenant_id = $1 AND p.id = $2 AND p.kind = $3 AND p.disabled_at IS NULL AND t.state = 'active'
+        AND (p.external_issuer IS NULL OR EXISTS (SELECT 1 FROM issuers i
+          WHERE i.issuer = p.external_issuer AND i.tenant_id = p.tenant_id AND i.removed_at IS NULL))`,
     [principal.tenant_id, id, kind],
   );
   if (found === undefined) throw new MusterError("INVALID_OR_MISSING_BEARER_TOKEN");

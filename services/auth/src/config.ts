@@ -9,6 +9,7 @@ import {
 import { duration, integer, setting, SettingsError } from "@muster/service/settings";
 import type { SettingFault, Values } from "@muster/service/settings";
 import { z } from "zod";
+import { networksOf } from "./issuers/addresses.ts";
 import { skewSeconds } from "./signing/life.ts";
 
 const day = 86_400;
@@ -93,12 +94,49 @@ export const settings = {
     max: 120,
     default: 30,
   }),
+  MUSTER_AUTH_ISSUER_NETWORKS: setting({
+    schema: z
+      .string()
+      .max(4_096)
+      .refine(isNetworks, "must be networks with commas between, like 10.0.0.0/8")
+      .optional(),
+    help: "Networks besides the public internet where outside issuers of tokens may be, with commas between",
+  }),
+  MUSTER_AUTH_ISSUER_TIMEOUT_MS: duration({
+    help: "How long an outside issuer has to answer for its keys",
+    min: 100,
+    max: 10_000,
+    default: 2_000,
+  }),
+  MUSTER_AUTH_ISSUER_KEYS_MAX_AGE_SECONDS: integer({
+    help: "Age at which the keys of an outside issuer are fetched again",
+    unit: "s",
+    min: 60,
+    max: day,
+    default: 600,
+  }),
+  MUSTER_AUTH_ISSUER_KEYS_STALE_SECONDS: integer({
+    help: "How old the keys of an outside issuer may be while it is away",
+    unit: "s",
+    min: 60,
+    max: day,
+    default: 3_600,
+  }),
 };
 
 export type Config = Values<typeof settings>;
 
 /** Published at most: the active key, the next one, and this many retired ones whose tokens still live. */
 const retiredMax = 17;
+
+function isNetworks(text: string): boolean {
+  try {
+    networksOf(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 /** Rules between settings. Throws SettingsError with every fault. */
 export function checkTogether(config: Config): void {

@@ -5,7 +5,7 @@ import { z } from "zod";
 import type { Caller } from "./caller.ts";
 
 export interface Creation<S extends z.ZodType> {
-  readonly kind: "api-key" | "user" | "service-account" | "tenant";
+  readonly kind: "api-key" | "user" | "service-account" | "tenant" | "issuer";
   readonly key: string | undefined;
   readonly requested: Readonly<Record<string, unknown>>;
   /** What is kept and answered again; nothing secret may be in it. */

@@ -5,8 +5,13 @@ import { openDatabase } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
+import type { Logger } from "@muster/telemetry/logger";
+import type { Metrics } from "@muster/telemetry/metrics";
 import { checkTogether, settings } from "./config.ts";
 import type { Config } from "./config.ts";
+import { networksOf } from "./issuers/addresses.ts";
+import { exchangesOf } from "./issuers/exchange.ts";
+import { IssuerKeys } from "./issuers/keys.ts";
 import { openAuth } from "./open-auth.ts";
 import { openSigning } from "./signing/open-signing.ts";
 import { sealerOf } from "./signing/sealed.ts";
@@ -72,6 +77,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
     shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
     refreshLife: refreshLifeOf(config),
+    external: externalOf(config, service),
   });
   service.own("token pruner", openTokenPruner({ database, logger, everyMs: 60_000 }));
 });
@@ -85,6 +91,18 @@ function keepingOf(config: Config) {
       publishAheadMs: config.MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS * 1_000,
     },
   };
+}
+
+function externalOf(config: Config, { logger, metrics }: { logger: Logger; metrics: Metrics }) {
+  const networks = networksOf(config.MUSTER_AUTH_ISSUER_NETWORKS ?? "");
+  const keys = new IssuerKeys({
+    networks,
+    timeoutMs: config.MUSTER_AUTH_ISSUER_TIMEOUT_MS,
+    maxAgeMs: config.MUSTER_AUTH_ISSUER_KEYS_MAX_AGE_SECONDS * 1_000,
+    staleMaxMs: config.MUSTER_AUTH_ISSUER_KEYS_STALE_SECONDS * 1_000,
+    logger,
+  });
+  return { networks, keys, logger, exchanges: exchangesOf(metrics), now: Date.now };
 }
 
 function refreshLifeOf(config: Config) {

@@ -7,6 +7,10 @@ import { serviceAccountViewOf, userViewOf } from "./accounts/store.ts";
 import { exchangeApiKeys } from "./api-keys/exchange.ts";
 import { createApiKey, getApiKey, listApiKeys, revokeApiKey } from "./api-keys/manage.ts";
 import { apiKeyStore } from "./api-keys/store.ts";
+import type { Networks } from "./issuers/addresses.ts";
+import { exchangeToken } from "./issuers/exchange.ts";
+import type { ExternalDeps } from "./issuers/exchange.ts";
+import { createIssuer, getIssuer, listIssuers, removeIssuer } from "./issuers/manage.ts";
 import { Minter } from "./signing/minter.ts";
 import type { Keeping } from "./signing/keep.ts";
 import { listSigningKeys, revokeSigningKey, rotateSigningKey } from "./signing/manage.ts";
@@ -26,6 +30,10 @@ export interface AuthOptions {
   readonly operatorTenantId: string;
   readonly shadowTenantId: string;
   readonly refreshLife: RefreshLife;
+  /** Outside issuers: where they may be, how their keys are had, what becomes of their tokens. */
+  readonly external: Pick<ExternalDeps, "keys" | "logger" | "exchanges" | "now"> & {
+    readonly networks: Networks;
+  };
 }
 
 /** Resolves when it answers; closing the broker ends it. */
@@ -51,6 +59,8 @@ export async function openAuth(o: AuthOptions): Promise<void> {
     issueToken: (payload) => issueToken(tokens, payload),
     refreshToken: (payload) => refreshToken(tokens, payload),
     revokeToken: (payload) => revokeToken(tokens, payload),
+    exchangeToken: (payload) => exchangeToken({ ...tokens, ...o.external }, payload),
+    ...issuerHandlers(o),
   };
   await broker.serve("auth", authRequests, handlers);
 }
@@ -65,6 +75,18 @@ function keyHandlers(
     listApiKeys: (payload, context) => listApiKeys(database, payload, context),
     getApiKey: ({ id }, context) => getApiKey(database, id, context),
     revokeApiKey: ({ id }, context) => revokeApiKey(database, id, context),
+  };
+}
+
+function issuerHandlers({
+  database,
+  external: { networks },
+}: AuthOptions): Pick<Handlers, "createIssuer" | "listIssuers" | "getIssuer" | "removeIssuer"> {
+  return {
+    createIssuer: (payload, context) => createIssuer({ database, networks }, payload, context),
+    listIssuers: (payload, context) => listIssuers(database, payload, context),
+    getIssuer: ({ id }, context) => getIssuer(database, id, context),
+    removeIssuer: ({ id }, context) => removeIssuer(database, id, context),
   };
 }
 

@@ -31,7 +31,15 @@ async function prepare(): Promise<Bundle> {
   const account = { service_account: { name: "a robot" } };
   const { service_account } = await s.as(token, authRequests.createServiceAccount, account);
   const { api_key } = await s.as(token, authRequests.createApiKey, { api_key: { name: "a key" } });
+  const trusted = {
+    issuer: "https://login.example.org",
+    audience: "muster",
+    roles_claim: "roles",
+    role_map: [{ value: "operator", role: "member" as const }],
+  };
+  const { issuer } = await s.as(token, authRequests.createIssuer, { issuer: trusted });
   const theirs = new Map([
+    ["issuer", issuer.id],
     ["user", user.id],
     ["service-account", service_account.id],
     ["api-key", api_key.id],

@@ -24,7 +24,11 @@ import type { TestDatabase } from "@muster/testing/database";
 import { setupVhost } from "@muster/testing/vhost";
 import type { Vhost } from "@muster/testing/vhost";
 import { SignJWT } from "jose";
+import { blockListOf } from "../src/issuers/addresses.ts";
+import { exchangesOf } from "../src/issuers/exchange.ts";
+import { IssuerKeys } from "../src/issuers/keys.ts";
 import { openAuth } from "../src/open-auth.ts";
+import type { AuthOptions } from "../src/open-auth.ts";
 import type { Keeping } from "../src/signing/keep.ts";
 import { openSigning } from "../src/signing/open-signing.ts";
 import type { SigningKeys } from "../src/signing/open-signing.ts";
@@ -71,6 +75,16 @@ export function openReplica(
   return openSigning({ database, sealer, tokenTtlSeconds, life, lookMs: 60_000, logger, metrics });
 }
 
+/** How auth reaches outside issuers, which are on this machine here; by a clock that can be moved. */
+export function externalParts(clock: { aheadMs: number }): AuthOptions["external"] {
+  const networks = blockListOf(["127.0.0.0/8"]);
+  const now = () => Date.now() + clock.aheadMs;
+  const ages = { maxAgeMs: 600_000, staleMaxMs: 3_600_000 };
+  const keys = new IssuerKeys({ networks, timeoutMs: 500, ...ages, logger, now });
+  const exchanges = exchangesOf(createMetrics({ service: "test" }));
+  return { networks, keys, logger, exchanges, now };
+}
+
 export interface Claims {
   readonly tenantId: string;
   readonly subject: string;
@@ -86,6 +100,8 @@ export interface Setup {
   readonly database: Database;
   readonly broker: Broker;
   readonly keeping: Keeping;
+  /** By which outside issuers and their tokens are looked at. */
+  readonly outsideClock: { aheadMs: number };
   exchange(key: string): Promise<ReplyOf<typeof authRequests.exchangeApiKey>>;
   /** Asks as whoever holds this token. */
   as<C extends RequestContract>(
@@ -120,13 +136,16 @@ export async function setup(): Promise<Setup> {
     missed: () => verifier.keysChanged(),
   });
   const keeping: Keeping = { database, sealer: sealerOf(keyEncryptionKey), tokenTtlSeconds: 600, life };
-  await openAuth({ database, broker, signing, keeping, ...tenants, refreshLife });
+  const outsideClock = { aheadMs: 0 };
+  const external = externalParts(outsideClock);
+  await openAuth({ database, broker, signing, keeping, ...tenants, refreshLife, external });
   return {
     postgres,
     vhost,
     database,
     broker,
     keeping,
+    outsideClock,
     exchange(key) {
       const prefix = key.split("_")[1] ?? "";
       const key_sha256 = createHash("sha256").update(key).digest("hex");

@@ -13,6 +13,7 @@ import { findPublished } from "../src/signing/store.ts";
 import {
   codeOf,
   context,
+  externalParts,
   life,
   logger,
   makeKey,
@@ -83,6 +84,7 @@ describe("requests about signing keys", function () {
     await openAuth({
       ...{ database, broker, signing, keeping: { ...s.keeping, database }, refreshLife },
       ...{ operatorTenantId: "default", shadowTenantId: "shadow-tenant" },
+      external: externalParts({ aheadMs: 0 }),
     });
     await passTime(s.database, 2 * aheadSeconds);
     const before = await list();

@@ -13,6 +13,7 @@ import { LiveHints } from "./output/hints.ts";
 import { accountHandlers } from "./routes/accounts.ts";
 import { commandHandlers } from "./routes/commands.ts";
 import { identityHandlers } from "./routes/identity.ts";
+import { issuerHandlers } from "./routes/issuers.ts";
 import { outputHandlers } from "./routes/output.ts";
 import { reliabilityHandlers } from "./routes/reliability.ts";
 import { tokenHandlers } from "./routes/tokens.ts";
@@ -42,6 +43,7 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
     ...identityHandlers(),
     ...tokenHandlers({ ask, identify, apiKeys, authTimeoutMs: config.MUSTER_GATEWAY_AUTH_TIMEOUT_MS }),
     ...accountHandlers({ ask }),
+    ...issuerHandlers({ ask }),
     ...vmHandlers({ ask }),
     ...commandHandlers({ ask }),
     ...outputHandlers({

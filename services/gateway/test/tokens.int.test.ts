@@ -10,8 +10,8 @@ import { z } from "zod";
 import { setup } from "./setup.ts";
 import type { Bundle } from "./setup.ts";
 
-const { exchangeApiKey, getKeys, issueToken, refreshToken, revokeToken } = authRequests;
-const asked = { exchangeApiKey, getKeys, issueToken, refreshToken, revokeToken };
+const { exchangeApiKey, getKeys, issueToken, refreshToken, exchangeToken, revokeToken } = authRequests;
+const asked = { exchangeApiKey, getKeys, issueToken, refreshToken, exchangeToken, revokeToken };
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
 const secretOf = () => randomBytes(32).toString("base64url");
 const newKey = () => `mk_abcdefghij_${secretOf()}`;
@@ -60,6 +60,11 @@ async function serveAuth(s: Bundle) {
     getKeys: () => Promise.resolve({ keys: s.issuer.keys }),
     issueToken: granted,
     refreshToken: granted,
+    exchangeToken: async (payload) => ({
+      ...(await granted(payload)),
+      refresh_token: null,
+      refresh_expires_at: null,
+    }),
     async revokeToken(payload) {
       seen.push(payload);
       return {};
@@ -137,6 +142,53 @@ describe("the token route", function () {
     expect(auth.seen).to.deep.equal([
       { prefix: "abcdefghij", key_sha256: sha256(key), scope: "offline_access" },
     ]);
+  });
+
+  it("takes an outside issuer's token in exchange, and passes it on as it is", async () => {
+    const grant_type = "urn:ietf:params:oauth:grant-type:token-exchange";
+    const subject_token = `${"a".repeat(9_000)}.b_-1.c`;
+    const subject_token_type = "urn:ietf:params:oauth:token-type:id_token";
+    const accessToken = "urn:ietf:params:oauth:token-type:access_token";
+    const least = { grant_type, subject_token, subject_token_type };
+    const most = { ...least, audience: "acme", scope: "member", requested_token_type: accessToken };
+    for (const sent of [asForm(least), asJson(least), asForm(most), asJson(most)]) {
+      const response = await post("token", sent);
+      expect(response.status).to.equal(200);
+      expect(response.headers.get("cache-control")).to.equal("no-store");
+      const { data } = answer.parse(await response.json());
+      expect(data).to.include({ token_type: "Bearer", issued_token_type: accessToken });
+      expect(data).to.not.have.any.keys("refresh_token", "refresh_expires_at");
+    }
+    const payload = { subject_token, subject_token_type };
+    const whole = { ...payload, tenant_id: "acme", scope: "member" };
+    expect(auth.seen).to.deep.equal([payload, payload, whole, whole]);
+    auth.seen.length = 0;
+    const refused: [object, string, string?][] = [
+      [{ ...least, subject_token: "garbage" }, "INVALID_GRANT"],
+      [{ ...least, subject_token: `${subject_token}=` }, "INVALID_GRANT"],
+      [{ ...least, subject_token: "a".repeat(16_385) }, "VALIDATION_FAILED", "body.subject_token"],
+      [{ grant_type, subject_token }, "VALIDATION_FAILED", "body.subject_token_type"],
+      [{ grant_type, subject_token_type }, "VALIDATION_FAILED", "body.subject_token"],
+      [{ ...least, subject_token_type: "urn:ietf:params:oauth:token-type:saml2" }, "VALIDATION_FAILED"],
+      [{ ...least, requested_token_type: subject_token_type }, "VALIDATION_FAILED"],
+      [{ ...least, actor_token: subject_token }, "VALIDATION_FAILED", "body.actor_token"],
+      [{ ...least, refresh_token: "mr_" }, "VALIDATION_FAILED", "body.refresh_token"],
+      [{ grant_type: "client_credentials", subject_token }, "VALIDATION_FAILED", "body.subject_token"],
+    ];
+    for (const [body, code, path] of refused) {
+      const found = await refusalOf(await post("token", asJson(body)));
+      expect(found, JSON.stringify(body).slice(0, 100)).to.deep.include({ status: 400, code });
+      if (path !== undefined) expect(found.paths).to.include(path);
+    }
+    expect(auth.seen).to.deep.equal([]);
+    const told = [
+      ["INVALID_GRANT", 400, "INVALID_GRANT"],
+      ["DEPENDENCY_UNAVAILABLE", 503, "DEPENDENCY_UNAVAILABLE"],
+    ] as const;
+    for (const [refusal, status, code] of told) {
+      auth.state.refusal = refusal;
+      expect(await refusalOf(await post("token", asForm(least)))).to.deep.include({ status, code });
+    }
   });
 
   it("names a refresh by its Idempotency-Key, or else anew each time", async () => {

@@ -50,7 +50,13 @@ const account = {
   created_at: timestamp,
   disabled_at: timestamp.nullable(),
 };
-export const userView = z.object({ ...account, email: z.string() });
+export const userView = z.object({
+  ...account,
+  /** Empty for a user whom an outside issuer vouches for. */
+  email: z.string(),
+  /** Who vouches for the user, where the account came by the issuer's word. */
+  external: z.object({ issuer: z.string(), subject: z.string() }).optional(),
+});
 export type UserView = z.infer<typeof userView>;
 export const serviceAccountView = z.object(account);
 export type ServiceAccountView = z.infer<typeof serviceAccountView>;

@@ -13,6 +13,7 @@ import {
 import { page } from "./commands.ts";
 import { defineBatchRequest, defineRequest } from "./define.ts";
 import { sha256, uuid } from "./ids.ts";
+import { issuerRequests } from "./issuers.ts";
 import { principal } from "./principal.ts";
 import { kid, publishedKeysMax, signingKeysView } from "./signing-keys.ts";
 import { tokenRequests } from "./tokens.ts";
@@ -92,7 +93,13 @@ export const authRequests = {
     summary: "Make an API key for the caller, or for an account that the caller is above.",
     payload: z.object({ api_key: newApiKey, ...key }),
     reply: z.object({ api_key: apiKeyView, secret: keySecret, replayed: z.boolean() }),
-    codes: ["ACCOUNT_NOT_FOUND", "ACCOUNT_DISABLED", "API_KEYS_TOO_MANY", "IDEMPOTENCY_KEY_REUSED"],
+    codes: [
+      "ACCOUNT_NOT_FOUND",
+      "ACCOUNT_DISABLED",
+      "ACCOUNT_EXTERNAL",
+      "API_KEYS_TOO_MANY",
+      "IDEMPOTENCY_KEY_REUSED",
+    ],
   }),
   listApiKeys: defineRequest({
     owner: "auth",
@@ -170,7 +177,7 @@ export const authRequests = {
     summary: "Change a user's name, role or permissions.",
     payload: z.object({ id: uuid, change: accountChange }),
     reply: userView,
-    codes: ["ACCOUNT_NOT_FOUND", "ACCOUNT_DISABLED", "LAST_OWNER"],
+    codes: ["ACCOUNT_NOT_FOUND", "ACCOUNT_DISABLED", "ACCOUNT_EXTERNAL", "LAST_OWNER"],
   }),
   disableUser: defineRequest({
     owner: "auth",
@@ -220,5 +227,6 @@ export const authRequests = {
     reply: serviceAccountView,
     codes: ["ACCOUNT_NOT_FOUND"],
   }),
+  ...issuerRequests,
   ...tokenRequests,
 } as const;

@@ -65,7 +65,8 @@ export const errorCodes = {
   INVALID_GRANT: {
     status: 400,
     retriable: false,
-    sentence: "The refresh token is malformed, unknown, used, expired or revoked; begin again with a key.",
+    sentence:
+      "The refresh token or subject token is malformed, unknown, used, expired, revoked or not trusted; get a new one.",
   },
   INVALID_SCOPE: {
     status: 400,
@@ -103,6 +104,11 @@ export const errorCodes = {
     retriable: false,
     sentence: "No signing key has this kid; see GET /api/v1/auth/signing-keys.",
   },
+  ISSUER_NOT_FOUND: {
+    status: 404,
+    retriable: false,
+    sentence: "No such issuer in this tenant; see GET /api/v1/auth/issuers.",
+  },
   ACCOUNT_NOT_FOUND: {
     status: 404,
     retriable: false,
@@ -113,6 +119,12 @@ export const errorCodes = {
     retriable: false,
     sentence: "The user or service account is disabled and takes no change; make another.",
   },
+  ACCOUNT_EXTERNAL: {
+    status: 409,
+    retriable: false,
+    sentence:
+      "An outside issuer vouches for this user: role and permissions come from there, and it has no API keys.",
+  },
   API_KEYS_TOO_MANY: {
     status: 409,
     retriable: false,
@@ -122,6 +134,16 @@ export const errorCodes = {
     status: 409,
     retriable: false,
     sentence: "A user with this email address is in this tenant, perhaps disabled; see GET /api/v1/users.",
+  },
+  ISSUER_ALREADY_EXISTS: {
+    status: 409,
+    retriable: false,
+    sentence: "This tenant trusts this issuer for this audience; remove that entry first.",
+  },
+  ISSUERS_TOO_MANY: {
+    status: 409,
+    retriable: false,
+    sentence: "The tenant trusts as many issuers as it may; remove one first.",
   },
   TENANT_ALREADY_EXISTS: {
     status: 409,

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { defineRequest } from "./define.ts";
-import { sha256, timestamp, uuid } from "./ids.ts";
+import { sha256, tenantId, timestamp, uuid } from "./ids.ts";
 import { principal } from "./principal.ts";
 
 /** In a scope: a refresh token is wanted besides. */
@@ -8,6 +8,18 @@ export const offlineAccess = "offline_access";
 
 /** Refresh tokens read `mr_<secret>`: 256 bits, opaque. */
 export const refreshTokenPattern = /^mr_[A-Za-z0-9_-]{43}$/;
+
+/** RFC 8693 §3: what is presented in exchange, as it names it. */
+export const subjectTokenTypes = [
+  "urn:ietf:params:oauth:token-type:jwt",
+  "urn:ietf:params:oauth:token-type:id_token",
+  "urn:ietf:params:oauth:token-type:access_token",
+] as const;
+
+/** Tokens of others: some carry a person's groups, and are much larger than ours. */
+export const subjectTokenCharsMax = 16_384;
+/** One compact JWS. */
+export const subjectTokenPattern = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/;
 
 /** RFC 6749 §3.3: words with spaces between; names of a role and of permissions, and `offline_access`. */
 export const scope = z
@@ -52,6 +64,21 @@ export const tokenRequests = {
       token_sha256: sha256,
       /** Names the request: the same one again, soon, gets the same answer. */
       request_key: z.string().min(1).max(255),
+      scope: scope.optional(),
+    }),
+    reply: granted,
+    codes: ["INVALID_GRANT", "INVALID_SCOPE"],
+    identity: "none",
+  }),
+  exchangeToken: defineRequest({
+    owner: "auth",
+    name: "auth.token.exchange.v1",
+    summary: "An access token for a token of an issuer that a tenant trusts (RFC 8693).",
+    payload: z.object({
+      subject_token: z.string().min(1).max(subjectTokenCharsMax),
+      subject_token_type: z.enum(subjectTokenTypes),
+      /** Whom the caller means, where several tenants trust the issuer. */
+      tenant_id: tenantId.optional(),
       scope: scope.optional(),
     }),
     reply: granted,

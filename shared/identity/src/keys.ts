@@ -14,6 +14,10 @@ export interface KeySetOptions {
   readonly onFailed: (error: unknown) => void;
   /** Other keys than before: what the old ones verified must be looked at again. */
   readonly onChanged: () => void;
+  /** Which keys of a set may verify; by default those of our own issuer. */
+  readonly usable?: (set: JSONWebKeySet) => JSONWebKeySet;
+  /** Through it whoever has to waits for a fetch; it may throw KeysUnavailable instead. */
+  readonly wait?: (flight: Promise<void>) => Promise<void>;
 }
 
 /** Without any usable set, a failed fetch is not repeated within this. */
@@ -62,7 +66,7 @@ export class KeySet {
     missing: Error,
   ): Promise<CryptoKey> {
     if (this.#flight !== undefined) {
-      await this.#flight.catch(() => undefined);
+      await this.#wait(this.#flight.catch(() => undefined));
       try {
         return await this.#current().find(header, token);
       } catch (error) {
@@ -78,7 +82,7 @@ export class KeySet {
     }
     this.#unknown = { atMs: this.#o.now(), failed: false };
     try {
-      await this.#fetch();
+      await this.#wait(this.#fetch());
     } catch (cause) {
       this.#unknown = { ...this.#unknown, failed: true };
       throw new KeysUnavailable("the issuer's keys cannot be fetched", { cause });
@@ -114,7 +118,7 @@ export class KeySet {
     if (this.#flight === undefined && this.#sinceTriedMs() < unavailableRetryMs) {
       throw new KeysUnavailable("the issuer's keys could not be fetched a moment ago");
     }
-    await this.#fetch().catch((cause: unknown) => {
+    await this.#wait(this.#fetch()).catch((cause: unknown) => {
       throw new KeysUnavailable("the issuer's keys cannot be fetched", { cause });
     });
   }
@@ -126,6 +130,12 @@ export class KeySet {
   #current(): { find: KeyOf } {
     if (this.#keys === undefined) throw new KeysUnavailable("the issuer's keys were never fetched");
     return this.#keys;
+  }
+
+  async #wait(flight: Promise<void>): Promise<void> {
+    // Whoever may not wait leaves the flight to the others.
+    flight.catch(() => undefined);
+    await (this.#o.wait === undefined ? flight : this.#o.wait(flight));
   }
 
   #fetch(): Promise<void> {
@@ -149,7 +159,7 @@ export class KeySet {
     const set = { keys: keys.filter(({ kid }) => kid === undefined || !this.#revoked.has(kid)) };
     const text = JSON.stringify(set);
     const changed = this.#keys !== undefined && this.#keys.text !== text;
-    this.#keys = { find: createLocalJWKSet(usableKeys(set)), set, text, fetchedAtMs };
+    this.#keys = { find: createLocalJWKSet((this.#o.usable ?? usableKeys)(set)), set, text, fetchedAtMs };
     if (changed) this.#o.onChanged();
   }
 }

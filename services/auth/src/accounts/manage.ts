@@ -63,7 +63,7 @@ export function accountsOf<V extends z.ZodType>(
         { readOnly: true },
       ),
 
-    /** Throws ACCOUNT_NOT_FOUND, ACCOUNT_DISABLED, LAST_OWNER, FORBIDDEN. */
+    /** Throws ACCOUNT_NOT_FOUND, ACCOUNT_DISABLED, ACCOUNT_EXTERNAL, LAST_OWNER, FORBIDDEN. */
     update: (id: string, change: Change, context: RequestContext) =>
       database.transaction(scopeOf(context), async (tx) => {
         const caller = await changerOf(tx, context, "admin");
@@ -71,6 +71,10 @@ export function accountsOf<V extends z.ZodType>(
         if (row.disabled_at !== null) throw new MusterError("ACCOUNT_DISABLED");
         const added = change.permissions?.filter((permission) => !row.permissions.includes(permission));
         refuse(grantFaults(caller, { role: change.role, permissions: added }));
+        // Its next token would bring the old ones back.
+        if (row.external !== null && (change.role !== undefined || change.permissions !== undefined)) {
+          throw new MusterError("ACCOUNT_EXTERNAL");
+        }
         const to = {
           name: change.name === undefined ? row.name : storable(change.name),
           role: change.role ?? row.role,

@@ -17,11 +17,19 @@ const accountRow = z
     permissions: z.array(z.string()),
     created_at: z.date(),
     disabled_at: z.date().nullable(),
+    external_issuer: z.string().nullable(),
+    external_subject: z.string().nullable(),
   })
-  .transform(({ roles, ...row }) => ({ ...row, role: highestOf(roles) ?? ("member" as const) }));
+  .transform(({ roles, external_issuer: issuer, external_subject: subject, ...row }) => ({
+    ...row,
+    role: highestOf(roles) ?? ("member" as const),
+    /** Who vouches for the user, where that is an issuer outside. */
+    external: issuer === null || subject === null ? null : { issuer, subject },
+  }));
 export type Account = z.output<typeof accountRow>;
 
-const columns = "id, kind, email, name, roles, permissions, created_at, disabled_at";
+const columns =
+  "id, kind, email, name, roles, permissions, created_at, disabled_at, external_issuer, external_subject";
 
 export function serviceAccountViewOf(row: Account): ServiceAccountView {
   return {
@@ -37,6 +45,7 @@ export function serviceAccountViewOf(row: Account): ServiceAccountView {
 export const userViewOf = (row: Account): UserView => ({
   ...serviceAccountViewOf(row),
   email: row.email ?? "",
+  ...(row.external === null ? {} : { external: row.external }),
 });
 
 export interface NewAccount {
@@ -115,11 +124,14 @@ export async function disableAccount(tx: Tx, tenantId: string, id: string): Prom
   return accountRow.parse(rows[0]);
 }
 
-/** Whether an enabled user other than this one is an owner: a tenant without one could not be helped. */
+/**
+ * Whether an enabled user other than this one is an owner: a tenant without one could not be helped. One whom an outside
+ * issuer vouches for does not count: the issuer can take that back.
+ */
 export async function hasOtherOwner(tx: Tx, tenantId: string, id: string): Promise<boolean> {
   const rows = await tx.query(
     `SELECT 1 FROM principals WHERE tenant_id = $1 AND id <> $2 AND kind = 'user' AND disabled_at IS NULL
-        AND 'owner' = ANY (roles) LIMIT 1`,
+        AND external_issuer IS NULL AND 'owner' = ANY (roles) LIMIT 1`,
     [tenantId, id],
   );
   return rows.length > 0;

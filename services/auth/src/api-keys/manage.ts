@@ -26,7 +26,10 @@ type Wanted = PayloadOf<Requests["createApiKey"]>["api_key"];
 /** Keys of one account that work at once: enough to change one for another without a gap, anywhere that it is used. */
 export const workingKeysMax = 20;
 
-/** Throws ACCOUNT_NOT_FOUND, ACCOUNT_DISABLED, API_KEYS_TOO_MANY, FORBIDDEN for more than the caller has, IDEMPOTENCY_KEY_REUSED. */
+/**
+ * Throws ACCOUNT_NOT_FOUND, ACCOUNT_DISABLED, ACCOUNT_EXTERNAL, API_KEYS_TOO_MANY, FORBIDDEN for more than the caller has,
+ * IDEMPOTENCY_KEY_REUSED.
+ */
 export async function createApiKey(
   database: Pick<Database, "transaction">,
   { api_key: wanted, idempotency_key: key }: PayloadOf<Requests["createApiKey"]>,
@@ -88,6 +91,8 @@ async function holderOf(tx: Tx, caller: Caller, id: string): Promise<Account> {
     refuse([{ path: "principal_id", message: "needs a role above this account's" }]);
   }
   if (holder.disabled_at !== null) throw new MusterError("ACCOUNT_DISABLED");
+  // A key would outlive what the issuer says of its holder.
+  if (holder.external !== null) throw new MusterError("ACCOUNT_EXTERNAL");
   return holder;
 }
 

@@ -5,7 +5,8 @@ import { uuid, uuidv7 } from "@muster/contracts/ids";
 import type { ReplyOf } from "@muster/contracts/define";
 import type { RouteReplyOf } from "@muster/contracts/route";
 import type { routes } from "@muster/contracts/routes";
-import { refreshTokenPattern } from "@muster/contracts/tokens";
+import { tokenExchange } from "@muster/contracts/routes/tokens";
+import { refreshTokenPattern, subjectTokenPattern } from "@muster/contracts/tokens";
 import type { Handlers, RouteRequest } from "@muster/http/handler";
 import type { Ask } from "../asking.ts";
 import { authUnavailable } from "../identity/api-keys.ts";
@@ -24,12 +25,16 @@ interface Deps {
   readonly authTimeoutMs: number;
 }
 
-/** The grants of OAuth 2.0, and the exchange of an API key. Keys, secrets and tokens are hashed here: none enters a queue. */
+/**
+ * The grants of OAuth 2.0, and the exchange of an API key. Keys, secrets and our own tokens are hashed here: none enters a
+ * queue. A token of an outside issuer has to be read by auth, and travels as an access token does.
+ */
 export function tokenHandlers(deps: Deps): Own {
   return {
     async exchangeApiKey(request) {
       const { grant_type, scope } = request.body;
       if (grant_type === "refresh_token") return { data: await refreshed(deps, request) };
+      if (grant_type === tokenExchange) return { data: await foreign(deps, request) };
       if (grant_type === "client_credentials") return { data: await byClient(deps, request) };
       const key = await apiKeyOf(deps, request.bearer);
       return {
@@ -106,6 +111,21 @@ async function refreshed(deps: Deps, { body, idempotencyKey, ...request }: Token
     ...(body.scope === undefined ? {} : { scope: body.scope }),
   };
   return shown(await asked(deps.ask(authRequests.refreshToken, payload, request, deps.authTimeoutMs)));
+}
+
+async function foreign(deps: Deps, { body, ...request }: TokenRequest): Promise<Tokens> {
+  const { subject_token = "", subject_token_type, audience, scope } = body;
+  if (!subjectTokenPattern.test(subject_token) || subject_token_type === undefined) {
+    throw new MusterError("INVALID_GRANT");
+  }
+  const payload = {
+    subject_token,
+    subject_token_type,
+    ...(audience === undefined ? {} : { tenant_id: audience }),
+    ...(scope === undefined ? {} : { scope }),
+  };
+  const granted = await asked(deps.ask(authRequests.exchangeToken, payload, request, deps.authTimeoutMs));
+  return { ...shown(granted), issued_token_type: "urn:ietf:params:oauth:token-type:access_token" };
 }
 
 function shown(granted: Granted): Tokens {

@@ -15,6 +15,7 @@ import { uuid } from "../ids.ts";
 import { principal } from "../principal.ts";
 import { defineRoute, pageFields } from "../route.ts";
 import { kid, signingKeysView } from "../signing-keys.ts";
+import { issuerRoutes } from "./issuers.ts";
 import { tokenRoutes } from "./tokens.ts";
 
 const api = "/api/v1";
@@ -45,6 +46,7 @@ const keyRoutes = {
     codes: [
       "ACCOUNT_NOT_FOUND",
       "ACCOUNT_DISABLED",
+      "ACCOUNT_EXTERNAL",
       "API_KEYS_TOO_MANY",
       "FORBIDDEN",
       "IDEMPOTENCY_KEY_REUSED",
@@ -193,7 +195,7 @@ const userRoutes = {
     body: accountChange,
     status: 200,
     reply: z.object({ user: userView }),
-    codes: ["ACCOUNT_NOT_FOUND", "ACCOUNT_DISABLED", "LAST_OWNER"],
+    codes: ["ACCOUNT_NOT_FOUND", "ACCOUNT_DISABLED", "ACCOUNT_EXTERNAL", "LAST_OWNER"],
   }),
   disableUser: defineRoute({
     method: "DELETE",
@@ -276,5 +278,6 @@ export const authRoutes = {
   ...tenantRoutes,
   ...userRoutes,
   ...serviceAccountRoutes,
+  ...issuerRoutes,
   ...tokenRoutes,
 } as const;

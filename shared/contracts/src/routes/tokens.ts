@@ -1,22 +1,28 @@
 import { z } from "zod";
-import { timestamp, uuid } from "../ids.ts";
+import { tenantId, timestamp, uuid } from "../ids.ts";
 import { principal } from "../principal.ts";
 import { defineRoute } from "../route.ts";
-import { scope } from "../tokens.ts";
+import { scope, subjectTokenCharsMax, subjectTokenTypes } from "../tokens.ts";
 
 const api = "/api/v1";
 const bodyBytesMax = 16 * 1024;
+const tokenBytesMax = 8 * 1024 + subjectTokenCharsMax;
 
-export const tokenGrants = ["client_credentials", "refresh_token"] as const;
+/** RFC 8693. */
+export const tokenExchange = "urn:ietf:params:oauth:grant-type:token-exchange";
+const accessTokenUrn = "urn:ietf:params:oauth:token-type:access_token";
+const tokenGrants = ["client_credentials", "refresh_token", tokenExchange] as const;
 
 const needed = {
   client_credentials: [],
   refresh_token: ["refresh_token"],
+  [tokenExchange]: ["subject_token", "subject_token_type"],
   none: [],
 } as const;
 const allowed = {
   client_credentials: ["client_id", "client_secret", "scope"],
   refresh_token: ["refresh_token", "scope"],
+  [tokenExchange]: ["subject_token", "subject_token_type", "requested_token_type", "audience", "scope"],
   none: ["scope"],
 } as const;
 
@@ -33,6 +39,19 @@ const tokenBody = z
       .optional()
       .describe("An API key of that service account; or as the password of HTTP Basic."),
     refresh_token: z.string().max(128).optional(),
+    subject_token: z
+      .string()
+      .max(subjectTokenCharsMax)
+      .optional()
+      .describe("A token of an issuer that a tenant trusts; see /api/v1/auth/issuers."),
+    subject_token_type: z.enum(subjectTokenTypes).optional(),
+    requested_token_type: z
+      .literal(accessTokenUrn)
+      .optional()
+      .describe("An access token is what there is to be had."),
+    audience: tenantId
+      .optional()
+      .describe("The tenant that is meant; needed where several trust the issuer for the same tokens."),
     scope: scope
       .optional()
       .describe(
@@ -57,17 +76,18 @@ export const tokenRoutes = {
     method: "POST",
     path: `${api}/auth/token`,
     summary:
-      "A short-lived access token for an API key sent as the bearer, client credentials or a refresh token.",
+      "A short-lived access token for an API key sent as the bearer, client credentials, a refresh token or a trusted issuer's token.",
     tag: "auth",
     access: "credentials",
     body: tokenBody,
     form: true,
-    bodyBytesMax,
+    bodyBytesMax: tokenBytesMax,
     idempotencyKey: true,
     status: 200,
     reply: z.object({
       access_token: z.string(),
       token_type: z.literal("Bearer"),
+      issued_token_type: z.literal(accessTokenUrn).optional().describe("In exchange for a subject token."),
       expires_in_seconds: z.number().int(),
       principal,
       scope: z.string().optional().describe("What was granted, where a grant or a scope was named."),
