@@ -7,6 +7,7 @@ import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
 import { checkTogether, settings } from "./config.ts";
 import type { Config } from "./config.ts";
+import { boundsOf } from "./limits/bounds.ts";
 import { openAuth } from "./open-auth.ts";
 import { openSigning } from "./signing/open-signing.ts";
 import { sealerOf } from "./signing/sealed.ts";
@@ -72,6 +73,8 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
     shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
     refreshLife: refreshLifeOf(config),
+    bounds: boundsOf(config),
+    metrics,
   });
   service.own("token pruner", openTokenPruner({ database, logger, everyMs: 60_000 }));
 });

@@ -2,11 +2,14 @@ import type { Broker, RequestHandlers } from "@muster/broker/broker";
 import { serviceAccountView, userView } from "@muster/contracts/accounts";
 import { authRequests } from "@muster/contracts/auth";
 import type { Database } from "@muster/database/database";
+import type { Metrics } from "@muster/telemetry/metrics";
 import { accountsOf } from "./accounts/manage.ts";
 import { serviceAccountViewOf, userViewOf } from "./accounts/store.ts";
 import { exchangeApiKeys } from "./api-keys/exchange.ts";
 import { createApiKey, getApiKey, listApiKeys, revokeApiKey } from "./api-keys/manage.ts";
 import { apiKeyStore } from "./api-keys/store.ts";
+import type { Bounds } from "./limits/bounds.ts";
+import { Limits } from "./limits/limits.ts";
 import { Minter } from "./signing/minter.ts";
 import type { Keeping } from "./signing/keep.ts";
 import { listSigningKeys, revokeSigningKey, rotateSigningKey } from "./signing/manage.ts";
@@ -26,15 +29,18 @@ export interface AuthOptions {
   readonly operatorTenantId: string;
   readonly shadowTenantId: string;
   readonly refreshLife: RefreshLife;
+  readonly bounds: Bounds;
+  readonly metrics: Metrics;
 }
 
 /** Resolves when it answers; closing the broker ends it. */
 export async function openAuth(o: AuthOptions): Promise<void> {
-  const { database, broker, signing, refreshLife } = o;
+  const { database, broker, signing, refreshLife, bounds, metrics } = o;
   const minter = new Minter({ ttlSeconds: o.keeping.tokenTtlSeconds, keptMax: 10_000 });
   const tokens: TokenDeps = {
     database,
     keys: apiKeyStore(database),
+    limits: new Limits({ bounds, metrics }),
     signing,
     mint: (id, principal, notAfter, now) => minter.mint(id, principal, notAfter, now),
     now: Date.now,

@@ -24,6 +24,7 @@ import type { TestDatabase } from "@muster/testing/database";
 import { setupVhost } from "@muster/testing/vhost";
 import type { Vhost } from "@muster/testing/vhost";
 import { SignJWT } from "jose";
+import type { Bounds } from "../src/limits/bounds.ts";
 import { openAuth } from "../src/open-auth.ts";
 import type { Keeping } from "../src/signing/keep.ts";
 import { openSigning } from "../src/signing/open-signing.ts";
@@ -98,10 +99,18 @@ export interface Setup {
   close(): Promise<void>;
 }
 
+/** As much as no test but one of limits uses. */
+export const wideBounds: Bounds = {
+  "failures-by-address": { max: 1_000, windowSeconds: 60 },
+  "failures-by-credential": { max: 1_000, windowSeconds: 60 },
+  "tokens-by-principal": { max: 1_000, windowSeconds: 60 },
+  "tokens-by-tenant": { max: 1_000, windowSeconds: 60 },
+};
+
 export const refreshLife = { absoluteSeconds: 86_400, idleSeconds: 3_600, retrySeconds: 30 };
 
 /** auth as it runs, on a broker and a database of its own. */
-export async function setup(): Promise<Setup> {
+export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): Promise<Setup> {
   const [postgres, vhost] = await Promise.all([setupDatabase({ migrations }), setupVhost()]);
   await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 3, lengthMax: 1_000 })), vhost);
   const database = await open(postgres.urlFor("auth"));
@@ -120,7 +129,7 @@ export async function setup(): Promise<Setup> {
     missed: () => verifier.keysChanged(),
   });
   const keeping: Keeping = { database, sealer: sealerOf(keyEncryptionKey), tokenTtlSeconds: 600, life };
-  await openAuth({ database, broker, signing, keeping, ...tenants, refreshLife });
+  await openAuth({ database, broker, signing, keeping, ...tenants, refreshLife, bounds, metrics });
   return {
     postgres,
     vhost,

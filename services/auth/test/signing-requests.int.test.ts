@@ -22,6 +22,7 @@ import {
   passTime,
   setup,
   refreshLife,
+  wideBounds,
 } from "./setup.ts";
 import type { Setup } from "./setup.ts";
 
@@ -82,6 +83,7 @@ describe("requests about signing keys", function () {
     const signing = await openReplica(database);
     await openAuth({
       ...{ database, broker, signing, keeping: { ...s.keeping, database }, refreshLife },
+      ...{ bounds: wideBounds, metrics },
       ...{ operatorTenantId: "default", shadowTenantId: "shadow-tenant" },
     });
     await passTime(s.database, 2 * aheadSeconds);

@@ -1,5 +1,6 @@
-import type { z } from "zod";
+import { z } from "zod";
 import type { ErrorCode } from "./errors.ts";
+import { limits, type LimitName } from "./limits.ts";
 
 /** Everything that owns messages. The gateway owns none; it only asks. */
 export const services = ["gateway", "auth", "vm-ops", "reliability"] as const;
@@ -52,6 +53,8 @@ export interface RequestContract<
   readonly timeoutMs: number;
   /** Without an identity only services ask it (sweeps, key sets); with one, the caller's token must travel. */
   readonly identity: "caller" | "none";
+  /** What the owner counts before it answers; beyond a limit it says RATE_LIMITED. */
+  readonly limits: readonly LimitName[];
   readonly batch?: BatchPolicy;
 }
 
@@ -136,24 +139,42 @@ export function defineEvent<P extends z.ZodType>(
 
 type RequestInput<P extends z.ZodType, R extends z.ZodType> = Omit<
   RequestContract<P, R>,
-  "kind" | "payloadBytesMax" | "timeoutMs" | "identity" | "batch"
+  "kind" | "payloadBytesMax" | "timeoutMs" | "identity" | "limits" | "batch"
 > &
-  Partial<Pick<RequestContract<P, R>, "payloadBytesMax" | "timeoutMs" | "identity">>;
+  Partial<Pick<RequestContract<P, R>, "payloadBytesMax" | "timeoutMs" | "identity" | "limits">>;
+
+const requestDefaults = {
+  payloadBytesMax: 64 * 1024,
+  timeoutMs: 10_000,
+  identity: "caller",
+  limits: [],
+} as const;
+
+function asRequest<C extends RequestContract>(contract: C): C {
+  const { name, codes, payload } = contract;
+  if (contract.limits.length === 0) return checked(contract);
+  if (contract.limits.some((limit) => limits[limit].by === "address") && !namesAddress(payload)) {
+    throw new Error(`${name}: what is limited by address has client_address in its payload`);
+  }
+  return checked({ ...contract, codes: [...codes, "RATE_LIMITED"] });
+}
+
+function namesAddress(payload: z.ZodType): boolean {
+  return payload instanceof z.ZodObject && "client_address" in payload.shape;
+}
 
 /** A request whose owner answers one at a time. */
 export function defineRequest<P extends z.ZodType, R extends z.ZodType>(
   contract: RequestInput<P, R>,
 ): RequestContract<P, R> & { readonly batch?: never } {
-  const defaults = { payloadBytesMax: 64 * 1024, timeoutMs: 10_000, identity: "caller" } as const;
-  return checked({ ...defaults, ...contract, kind: "request" });
+  return asRequest({ ...requestDefaults, ...contract, kind: "request" });
 }
 
 /** A request whose owner answers many in one transaction, each as if alone. */
 export function defineBatchRequest<P extends z.ZodType, R extends z.ZodType>(
   contract: RequestInput<P, R> & { readonly batch: BatchPolicy },
 ): RequestContract<P, R> & { readonly batch: BatchPolicy } {
-  const defaults = { payloadBytesMax: 64 * 1024, timeoutMs: 10_000, identity: "caller" } as const;
-  return checked({ ...defaults, ...contract, kind: "request" });
+  return asRequest({ ...requestDefaults, ...contract, kind: "request" });
 }
 
 export function defineReport<P extends z.ZodType, R extends z.ZodType>(

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { defineRequest } from "./define.ts";
 import { sha256, timestamp, uuid } from "./ids.ts";
+import { clientAddress } from "./limits.ts";
 import { principal } from "./principal.ts";
 
 /** In a scope: a refresh token is wanted besides. */
@@ -26,6 +27,17 @@ const granted = z.object({
   refresh_expires_at: timestamp.nullable(),
 });
 
+/** Where what is presented came from, and everything that it counts for. */
+const presented = { client_address: clientAddress.optional() };
+export const tokenLimits = [
+  "failures-by-address",
+  "failures-by-credential",
+  "tokens-by-principal",
+  "tokens-by-tenant",
+] as const;
+/** A refresh token is nothing but its secret: there is no name to count by. */
+export const refreshLimits = ["failures-by-address", "tokens-by-principal", "tokens-by-tenant"] as const;
+
 /** What auth answers to the grants of OAuth 2.0 (RFC 6749). Only hashes of what is presented enter a queue. */
 export const tokenRequests = {
   issueToken: defineRequest({
@@ -39,10 +51,12 @@ export const tokenRequests = {
       /** The service account whose key it must be. */
       client_id: uuid.optional(),
       scope: scope.optional(),
+      ...presented,
     }),
     reply: granted,
     codes: ["INVALID_CLIENT", "INVALID_SCOPE"],
     identity: "none",
+    limits: tokenLimits,
   }),
   refreshToken: defineRequest({
     owner: "auth",
@@ -53,18 +67,21 @@ export const tokenRequests = {
       /** Names the request: the same one again, soon, gets the same answer. */
       request_key: z.string().min(1).max(255),
       scope: scope.optional(),
+      ...presented,
     }),
     reply: granted,
     codes: ["INVALID_GRANT", "INVALID_SCOPE"],
     identity: "none",
+    limits: refreshLimits,
   }),
   revokeToken: defineRequest({
     owner: "auth",
     name: "auth.token.revoke.v1",
     summary: "End a refresh token and all of its family; an unknown one is no fault.",
-    payload: z.object({ token_sha256: sha256 }),
+    payload: z.object({ token_sha256: sha256, ...presented }),
     reply: z.object({}),
     codes: [],
     identity: "none",
+    limits: ["failures-by-address"],
   }),
 } as const;

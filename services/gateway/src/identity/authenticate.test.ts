@@ -30,7 +30,10 @@ function setup(mode: "shadow" | "enforced", refusal?: ErrorCode) {
     logger: openLogger({ service: "test", level: "silent" }),
     metrics,
   });
-  return { identify, metrics };
+  return {
+    identify: (bearer: string | undefined) => identify({ bearer, clientAddress: "203.0.113.7" }),
+    metrics,
+  };
 }
 
 async function outcome(work: Promise<{ principal: { tenant_id: string }; token: string | undefined }>) {

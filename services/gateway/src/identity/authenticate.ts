@@ -16,8 +16,14 @@ export interface IdentityOptions {
   readonly metrics: Metrics;
 }
 
-/** Who sends a request, from what stands after `Bearer`. Throws MusterError. */
-export type Identify = (bearer: string | undefined) => Promise<Authenticated>;
+export interface Asking {
+  /** What stands after `Bearer`. */
+  readonly bearer: string | undefined;
+  readonly clientAddress: string | undefined;
+}
+
+/** Who sends a request. Throws MusterError. */
+export type Identify = (asking: Asking) => Promise<Authenticated>;
 
 export function identifyBearer(o: IdentityOptions): Identify {
   const failures = o.metrics.counter({
@@ -41,14 +47,14 @@ export function identifyBearer(o: IdentityOptions): Identify {
     token: undefined,
   });
 
-  async function enforced(bearer: string | undefined): Promise<Authenticated> {
+  async function enforced({ bearer, clientAddress }: Asking): Promise<Authenticated> {
     if (bearer === undefined || bearer === "") {
       failures.inc({ code: "MISSING_BEARER_TOKEN" });
       throw new MusterError("MISSING_BEARER_TOKEN");
     }
     if (!apiKeyPattern.test(bearer)) return { principal: await o.verify(bearer), token: bearer };
     try {
-      return await o.apiKeys.tokenFor(bearer);
+      return await o.apiKeys.tokenFor(bearer, clientAddress);
     } catch (error) {
       if (error instanceof MusterError) failures.inc({ code: error.code });
       throw error;
@@ -56,9 +62,9 @@ export function identifyBearer(o: IdentityOptions): Identify {
   }
 
   if (o.mode === "enforced") return enforced;
-  return async (bearer) => {
+  return async (asking) => {
     try {
-      return await enforced(bearer);
+      return await enforced(asking);
     } catch (error) {
       if (!(error instanceof MusterError) || error.status !== 401) throw error;
       shadowed.inc({ code: error.code });

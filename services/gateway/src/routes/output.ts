@@ -49,7 +49,7 @@ async function streamTo(
   const commandId = request.params.id;
   const waker = deps.hints.attach(commandId);
   const asViewer = async (): Promise<Asked> => {
-    const { token } = await deps.identify(request.bearer);
+    const { token } = await deps.identify(request);
     return { context: { ...request.context, identity: token }, signal, bearer: request.bearer };
   };
   let readAtMs = 0;
