@@ -3,6 +3,7 @@ import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import type { PreparedMessage } from "@muster/contracts/message";
 import { openDatabase } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
+import { announceMode } from "@muster/identity/mode";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
 import { checkTogether, settings } from "./config.ts";
@@ -17,6 +18,11 @@ import { openTokenPruner } from "./tokens/prune.ts";
 await startService({ name: "auth", settings, env: process.env, argv: process.argv }, async (service) => {
   const { config, logger, metrics } = service;
   checkTogether(config);
+  service.own(
+    "auth mode",
+    announceMode({ mode: config.AUTH_MODE, shadowTenantId: config.MUSTER_SHADOW_TENANT_ID, logger, metrics }),
+    (announced) => announced.health(),
+  );
   const database = service.own(
     "database",
     await openDatabase({
@@ -47,7 +53,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
       url: config.MUSTER_AMQP_URL,
       name: "auth",
       service: "auth",
-      identify: (token) => verifier.verify(token),
+      identify: (token, asked) => verifier.verify(token, asked),
       logger,
       metrics,
     }),
@@ -71,7 +77,6 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     signing,
     keeping,
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
-    shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
     refreshLife: refreshLifeOf(config),
     bounds: boundsOf(config),
     metrics,

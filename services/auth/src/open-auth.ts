@@ -27,7 +27,6 @@ export interface AuthOptions {
   readonly signing: Pick<SigningKeys, "activeKid" | "keyOf">;
   readonly keeping: Keeping;
   readonly operatorTenantId: string;
-  readonly shadowTenantId: string;
   readonly refreshLife: RefreshLife;
   readonly bounds: Bounds;
   readonly metrics: Metrics;

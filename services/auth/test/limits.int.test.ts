@@ -291,7 +291,7 @@ async function addReplica(s: Setup, name: string) {
   const signing = await openReplica(database);
   await openAuth({
     ...{ database, broker, signing, keeping: { ...s.keeping, database }, refreshLife, bounds, metrics },
-    ...{ operatorTenantId: "default", shadowTenantId: "shadow-tenant" },
+    operatorTenantId: "default",
   });
   return {
     ...{ link, metrics, broker },

@@ -120,7 +120,7 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
   const identify = (token: string | undefined) => verifier.verify(token);
   const connection = { url: vhost.amqpUrl, name: "auth", service: "auth", identify } as const;
   const broker = await openBroker({ ...connection, logger, metrics });
-  const tenants = { operatorTenantId: "default", shadowTenantId };
+  const tenants = { operatorTenantId: "default" };
   const signing = await openReplica(database);
   const publish = (message: PreparedMessage) => broker.publish(message);
   const relay = await openOutboxRelay({ database, publish, logger, metrics });

@@ -84,7 +84,7 @@ describe("requests about signing keys", function () {
     await openAuth({
       ...{ database, broker, signing, keeping: { ...s.keeping, database }, refreshLife },
       ...{ bounds: wideBounds, metrics },
-      ...{ operatorTenantId: "default", shadowTenantId: "shadow-tenant" },
+      operatorTenantId: "default",
     });
     await passTime(s.database, 2 * aheadSeconds);
     const before = await list();

@@ -1,7 +1,9 @@
 import { apiKeyPattern } from "@muster/contracts/auth";
 import { MusterError } from "@muster/contracts/errors";
 import type { Principal } from "@muster/contracts/principal";
+import type { Route } from "@muster/contracts/route";
 import type { Authenticated } from "@muster/http/handler";
+import { openShadow } from "@muster/identity/shadow";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
 import type { ApiKeys } from "./api-keys.ts";
@@ -20,6 +22,7 @@ export interface Asking {
   /** What stands after `Bearer`. */
   readonly bearer: string | undefined;
   readonly clientAddress: string | undefined;
+  readonly route: Pick<Route, "method" | "path">;
 }
 
 /** Who sends a request. Throws MusterError. */
@@ -31,22 +34,6 @@ export function identifyBearer(o: IdentityOptions): Identify {
     help: "Tokens refused, or that would have been in enforced mode.",
     labels: ["code"],
   });
-  const shadowed = o.metrics.counter({
-    name: "muster_auth_shadow_total",
-    help: "Requests that only shadow mode let through.",
-    labels: ["code"],
-  });
-  // Without a token: whoever is asked next sees nobody, and makes it the same shadow.
-  const shadow: Authenticated = Object.freeze({
-    principal: Object.freeze({
-      tenant_id: o.shadowTenantId,
-      subject: "shadow",
-      roles: ["member" as const],
-      permissions: [],
-    }),
-    token: undefined,
-  });
-
   async function enforced({ bearer, clientAddress }: Asking): Promise<Authenticated> {
     if (bearer === undefined || bearer === "") {
       failures.inc({ code: "MISSING_BEARER_TOKEN" });
@@ -62,14 +49,14 @@ export function identifyBearer(o: IdentityOptions): Identify {
   }
 
   if (o.mode === "enforced") return enforced;
+  const shadow = openShadow(o);
   return async (asking) => {
     try {
       return await enforced(asking);
     } catch (error) {
-      if (!(error instanceof MusterError) || error.status !== 401) throw error;
-      shadowed.inc({ code: error.code });
-      o.logger.warn({ code: error.code }, "shadow mode let through what enforced would refuse");
-      return shadow;
+      const { method, path } = asking.route;
+      // Without a token: whoever is asked next sees nobody, and makes it the same shadow.
+      return { principal: shadow.pass(error, `${method} ${path}`), token: undefined };
     }
   };
 }

@@ -4,7 +4,7 @@ import { MusterError } from "@muster/contracts/errors";
 import { uuid, uuidv7 } from "@muster/contracts/ids";
 import type { ReplyOf } from "@muster/contracts/define";
 import type { RouteReplyOf } from "@muster/contracts/route";
-import type { routes } from "@muster/contracts/routes";
+import { routes } from "@muster/contracts/routes";
 import { refreshTokenPattern } from "@muster/contracts/tokens";
 import type { Handlers, RouteRequest } from "@muster/http/handler";
 import type { Ask } from "../asking.ts";
@@ -59,7 +59,7 @@ function from({ clientAddress }: Pick<TokenRequest, "clientAddress">): { client_
 async function apiKeyOf({ identify }: Deps, request: TokenRequest): Promise<string> {
   const { bearer } = request;
   // What is refused here is counted as at every other route; shadow mode, which refuses nothing, makes no tokens.
-  await identify(request);
+  await identify({ ...request, route: routes.exchangeApiKey });
   if (bearer === undefined) throw new MusterError("MISSING_BEARER_TOKEN");
   if (apiKeyPattern.test(bearer)) return bearer;
   const details = [{ path: "header.authorization", message: "must be an API key" }];
