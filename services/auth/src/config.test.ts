@@ -45,3 +45,12 @@ describe("settings of signing keys", () => {
     expect(faultsOf({ [other]: key })).to.deep.equal([[other, "the same"]]);
   });
 });
+
+describe("settings of limits", () => {
+  it("let no account use up what its whole tenant has", () => {
+    const [tenant, principal] = ["MUSTER_AUTH_TOKENS_BY_TENANT_MAX", "MUSTER_AUTH_TOKENS_BY_PRINCIPAL_MAX"];
+    expect(faultsOf({ [tenant]: "600" })).to.deep.equal([]);
+    expect(faultsOf({ [tenant]: "599" })).to.deep.equal([[tenant, "599"]]);
+    expect(faultsOf({ [principal]: "6001" })).to.deep.equal([[tenant, "6000"]]);
+  });
+});

@@ -122,6 +122,44 @@ export const settings = {
     max: day,
     default: 3_600,
   }),
+  MUSTER_AUTH_FAILURES_WINDOW_SECONDS: integer({
+    help: "In how long so many failures as follow are let pass, and after how long they are forgotten",
+    unit: "s",
+    min: 10,
+    max: 86_400,
+    default: 300,
+  }),
+  MUSTER_AUTH_FAILURES_BY_ADDRESS_MAX: integer({
+    help: "Credentials that one address (of IPv6 one /64) may get wrong in that time",
+    min: 1,
+    max: 1_000_000,
+    default: 300,
+  }),
+  MUSTER_AUTH_FAILURES_BY_CREDENTIAL_MAX: integer({
+    help: "Wrong secrets for one key's prefix or client in that time; more are told so, and who holds it goes on",
+    min: 1,
+    max: 1_000_000,
+    default: 100,
+  }),
+  MUSTER_AUTH_TOKENS_WINDOW_SECONDS: integer({
+    help: "In how long so many tokens as follow are given",
+    unit: "s",
+    min: 1,
+    max: 86_400,
+    default: 60,
+  }),
+  MUSTER_AUTH_TOKENS_BY_PRINCIPAL_MAX: integer({
+    help: "Tokens that one user or service account is given in that time",
+    min: 1,
+    max: 1_000_000,
+    default: 600,
+  }),
+  MUSTER_AUTH_TOKENS_BY_TENANT_MAX: integer({
+    help: "Tokens that one tenant is given in that time; at least what one of its accounts is",
+    min: 1,
+    max: 10_000_000,
+    default: 6_000,
+  }),
 };
 
 export type Config = Values<typeof settings>;
@@ -170,5 +208,11 @@ export function checkTogether(config: Config): void {
       "must be another key than MUSTER_AUTH_KEY_ENCRYPTION_KEY; leave it out when the change is over";
     faults.push({ name: "MUSTER_AUTH_KEY_ENCRYPTION_KEY_OTHER", rule, value: "the same" });
   }
+  const each = config.MUSTER_AUTH_TOKENS_BY_PRINCIPAL_MAX;
+  demand(
+    config.MUSTER_AUTH_TOKENS_BY_TENANT_MAX >= each,
+    "MUSTER_AUTH_TOKENS_BY_TENANT_MAX",
+    `must be at least MUSTER_AUTH_TOKENS_BY_PRINCIPAL_MAX, which is ${each}: one account could use up its whole tenant's`,
+  );
   if (faults.length > 0) throw new SettingsError(faults);
 }

@@ -3,6 +3,7 @@ import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import type { PreparedMessage } from "@muster/contracts/message";
 import { openDatabase } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
+import { announceMode } from "@muster/identity/mode";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
 import type { Logger } from "@muster/telemetry/logger";
@@ -12,6 +13,7 @@ import type { Config } from "./config.ts";
 import { networksOf } from "./issuers/addresses.ts";
 import { exchangesOf } from "./issuers/exchange.ts";
 import { IssuerKeys } from "./issuers/keys.ts";
+import { boundsOf } from "./limits/bounds.ts";
 import { openAuth } from "./open-auth.ts";
 import { openSigning } from "./signing/open-signing.ts";
 import { sealerOf } from "./signing/sealed.ts";
@@ -21,6 +23,11 @@ import { openTokenPruner } from "./tokens/prune.ts";
 await startService({ name: "auth", settings, env: process.env, argv: process.argv }, async (service) => {
   const { config, logger, metrics } = service;
   checkTogether(config);
+  service.own(
+    "auth mode",
+    announceMode({ mode: config.AUTH_MODE, shadowTenantId: config.MUSTER_SHADOW_TENANT_ID, logger, metrics }),
+    (announced) => announced.health(),
+  );
   const database = service.own(
     "database",
     await openDatabase({
@@ -51,7 +58,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
       url: config.MUSTER_AMQP_URL,
       name: "auth",
       service: "auth",
-      identify: (token) => verifier.verify(token),
+      identify: (token, asked) => verifier.verify(token, asked),
       logger,
       metrics,
     }),
@@ -75,9 +82,10 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     signing,
     keeping,
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
-    shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
     refreshLife: refreshLifeOf(config),
     external: externalOf(config, service),
+    bounds: boundsOf(config),
+    metrics,
   });
   service.own("token pruner", openTokenPruner({ database, logger, everyMs: 60_000 }));
 });

@@ -2,6 +2,7 @@ import type { Broker, RequestHandlers } from "@muster/broker/broker";
 import { serviceAccountView, userView } from "@muster/contracts/accounts";
 import { authRequests } from "@muster/contracts/auth";
 import type { Database } from "@muster/database/database";
+import type { Metrics } from "@muster/telemetry/metrics";
 import { accountsOf } from "./accounts/manage.ts";
 import { serviceAccountViewOf, userViewOf } from "./accounts/store.ts";
 import { exchangeApiKeys } from "./api-keys/exchange.ts";
@@ -11,6 +12,8 @@ import type { Networks } from "./issuers/addresses.ts";
 import { exchangeToken } from "./issuers/exchange.ts";
 import type { ExternalDeps } from "./issuers/exchange.ts";
 import { createIssuer, getIssuer, listIssuers, removeIssuer } from "./issuers/manage.ts";
+import type { Bounds } from "./limits/bounds.ts";
+import { Limits } from "./limits/limits.ts";
 import { Minter } from "./signing/minter.ts";
 import type { Keeping } from "./signing/keep.ts";
 import { listSigningKeys, revokeSigningKey, rotateSigningKey } from "./signing/manage.ts";
@@ -28,21 +31,23 @@ export interface AuthOptions {
   readonly signing: Pick<SigningKeys, "activeKid" | "keyOf">;
   readonly keeping: Keeping;
   readonly operatorTenantId: string;
-  readonly shadowTenantId: string;
   readonly refreshLife: RefreshLife;
   /** Outside issuers: where they may be, how their keys are had, what becomes of their tokens. */
   readonly external: Pick<ExternalDeps, "keys" | "logger" | "exchanges" | "now"> & {
     readonly networks: Networks;
   };
+  readonly bounds: Bounds;
+  readonly metrics: Metrics;
 }
 
 /** Resolves when it answers; closing the broker ends it. */
 export async function openAuth(o: AuthOptions): Promise<void> {
-  const { database, broker, signing, refreshLife } = o;
+  const { database, broker, signing, refreshLife, bounds, metrics } = o;
   const minter = new Minter({ ttlSeconds: o.keeping.tokenTtlSeconds, keptMax: 10_000 });
   const tokens: TokenDeps = {
     database,
     keys: apiKeyStore(database),
+    limits: new Limits({ bounds, metrics }),
     signing,
     mint: (id, principal, notAfter, now) => minter.mint(id, principal, notAfter, now),
     now: Date.now,

@@ -222,7 +222,10 @@ describe("accounts and their keys", function () {
     const taken = (tenant_id: string) =>
       codeOf(s.as(operator.owner, r.createTenant, { tenant: { ...tenant, tenant_id } }));
     expect(await taken("customer")).to.equal("TENANT_ALREADY_EXISTS");
-    expect(await taken("shadow-tenant")).to.equal("VALIDATION_FAILED");
+    for (const shadow of ["shadow-tenant", "shadow-1"]) {
+      expect(await taken(shadow), shadow).to.equal("VALIDATION_FAILED");
+      expect(await codeOf(makeKey(s.database, shadow)), shadow).to.include("tenants_no_shadow");
+    }
   });
 
   it("audit every change with who made it", async () => {

@@ -17,7 +17,7 @@ describe("auth", function () {
   after(() => s.close());
 
   it("isolates every table by tenant", async () => {
-    const checked = { schema: "auth", role: "auth", shared: ["signing_keys"] };
+    const checked = { schema: "auth", role: "auth", shared: ["signing_keys", "rate_limits"] };
     await makeKey(s.database, "isolated");
     expect(await checkIsolation(s.postgres.adminUrl, [checked])).to.deep.equal([]);
     const refused = s.database.transaction({ tenants: ["isolated"] }, (tx) =>

@@ -27,6 +27,7 @@ import { SignJWT } from "jose";
 import { blockListOf } from "../src/issuers/addresses.ts";
 import { exchangesOf } from "../src/issuers/exchange.ts";
 import { IssuerKeys } from "../src/issuers/keys.ts";
+import type { Bounds } from "../src/limits/bounds.ts";
 import { openAuth } from "../src/open-auth.ts";
 import type { AuthOptions } from "../src/open-auth.ts";
 import type { Keeping } from "../src/signing/keep.ts";
@@ -114,10 +115,18 @@ export interface Setup {
   close(): Promise<void>;
 }
 
+/** As much as no test but one of limits uses. */
+export const wideBounds: Bounds = {
+  "failures-by-address": { max: 1_000, windowSeconds: 60 },
+  "failures-by-credential": { max: 1_000, windowSeconds: 60 },
+  "tokens-by-principal": { max: 1_000, windowSeconds: 60 },
+  "tokens-by-tenant": { max: 1_000, windowSeconds: 60 },
+};
+
 export const refreshLife = { absoluteSeconds: 86_400, idleSeconds: 3_600, retrySeconds: 30 };
 
 /** auth as it runs, on a broker and a database of its own. */
-export async function setup(): Promise<Setup> {
+export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): Promise<Setup> {
   const [postgres, vhost] = await Promise.all([setupDatabase({ migrations }), setupVhost()]);
   await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 3, lengthMax: 1_000 })), vhost);
   const database = await open(postgres.urlFor("auth"));
@@ -127,7 +136,7 @@ export async function setup(): Promise<Setup> {
   const identify = (token: string | undefined) => verifier.verify(token);
   const connection = { url: vhost.amqpUrl, name: "auth", service: "auth", identify } as const;
   const broker = await openBroker({ ...connection, logger, metrics });
-  const tenants = { operatorTenantId: "default", shadowTenantId };
+  const tenants = { operatorTenantId: "default" };
   const signing = await openReplica(database);
   const publish = (message: PreparedMessage) => broker.publish(message);
   const relay = await openOutboxRelay({ database, publish, logger, metrics });
@@ -138,7 +147,10 @@ export async function setup(): Promise<Setup> {
   const keeping: Keeping = { database, sealer: sealerOf(keyEncryptionKey), tokenTtlSeconds: 600, life };
   const outsideClock = { aheadMs: 0 };
   const external = externalParts(outsideClock);
-  await openAuth({ database, broker, signing, keeping, ...tenants, refreshLife, external });
+  await openAuth({
+    ...{ database, broker, signing, keeping, ...tenants, refreshLife, external },
+    ...{ bounds, metrics },
+  });
   return {
     postgres,
     vhost,

@@ -23,6 +23,7 @@ import {
   passTime,
   setup,
   refreshLife,
+  wideBounds,
 } from "./setup.ts";
 import type { Setup } from "./setup.ts";
 
@@ -83,6 +84,7 @@ describe("requests about signing keys", function () {
     const signing = await openReplica(database);
     await openAuth({
       ...{ database, broker, signing, keeping: { ...s.keeping, database }, refreshLife },
+      ...{ bounds: wideBounds, metrics },
       ...{ operatorTenantId: "default", shadowTenantId: "shadow-tenant" },
       external: externalParts({ aheadMs: 0 }),
     });

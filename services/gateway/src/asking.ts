@@ -3,6 +3,9 @@ import { apiKeyPattern } from "@muster/contracts/auth";
 import type { PayloadInputOf, ReplyOf, RequestContract } from "@muster/contracts/define";
 import type { WorkContext } from "@muster/contracts/envelope";
 import { MusterError } from "@muster/contracts/errors";
+import type { Logger } from "@muster/telemetry/logger";
+import type { Metrics } from "@muster/telemetry/metrics";
+import { Sparing } from "@muster/telemetry/sparing";
 import type { ApiKeys } from "./identity/api-keys.ts";
 
 export interface Asked {
@@ -55,6 +58,37 @@ export function askAgain(ask: Ask, apiKeys: Pick<ApiKeys, "renewed">): Ask {
       if (renewed === undefined) throw error;
       const again = { ...from, context: { ...from.context, identity: renewed.token } };
       return await ask(contract, payload, again, timeoutMs);
+    }
+  };
+}
+
+/**
+ * The same, telling where an owner refuses for want of a token a shadow that this gateway let through: the owner runs
+ * AUTH_MODE=enforced, and this gateway does not.
+ */
+export function askInShadow(ask: Ask, o: { readonly logger: Logger; readonly metrics: Metrics }): Ask {
+  const mismatches = o.metrics.counter({
+    name: "muster_auth_mode_mismatch_total",
+    help: "Requests of shadows that an owner refused because it runs AUTH_MODE=enforced.",
+    labels: ["owner"],
+  });
+  const lines = new Sparing({ linesMax: 1 });
+  return async (contract, payload, from, timeoutMs) => {
+    try {
+      return await ask(contract, payload, from, timeoutMs);
+    } catch (error) {
+      const { owner } = contract;
+      const refused = error instanceof MusterError && error.code === "MISSING_BEARER_TOKEN";
+      if (refused && contract.identity === "caller" && from.context.identity === undefined) {
+        mismatches.inc({ owner });
+        if (lines.next(owner) !== undefined) {
+          o.logger.error(
+            { owner },
+            "AUTH_MODE differs: it is shadow here and enforced there; set all services alike",
+          );
+        }
+      }
+      throw error;
     }
   };
 }

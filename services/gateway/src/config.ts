@@ -1,5 +1,7 @@
 import { amqpUrl, authMode, keysMaxAgeSeconds, shadowTenantId } from "@muster/service/known-settings";
-import { duration, integer, text } from "@muster/service/settings";
+import { trustedProxies } from "@muster/http/client-address";
+import { duration, integer, setting, text } from "@muster/service/settings";
+import { z } from "zod";
 
 export const settings = {
   MUSTER_AMQP_URL: amqpUrl,
@@ -12,6 +14,24 @@ export const settings = {
     min: 0,
     max: 65_535,
     default: 8_080,
+  }),
+  MUSTER_GATEWAY_TRUSTED_PROXIES: setting({
+    schema: z
+      .string()
+      .max(4_096)
+      .optional()
+      .transform((text = "", context) => {
+        try {
+          return trustedProxies(text.split(",").flatMap((block) => block.trim() || []));
+        } catch (error) {
+          context.addIssue({
+            code: "custom",
+            message: error instanceof Error ? error.message : "is no list",
+          });
+          return z.NEVER;
+        }
+      }),
+    help: "Addresses and CIDR blocks, with commas between, of the proxies whose X-Forwarded-For is believed",
   }),
   MUSTER_GATEWAY_IN_FLIGHT_MAX: integer({
     help: "Requests being answered at once; more get 503 BACKPRESSURE",

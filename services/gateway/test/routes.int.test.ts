@@ -7,6 +7,7 @@ import type { Route } from "@muster/contracts/route";
 import { routes } from "@muster/contracts/routes";
 import { expect } from "chai";
 import { z } from "zod";
+import { serveVmOps } from "./peers.ts";
 import { setup } from "./setup.ts";
 import type { Bundle } from "./setup.ts";
 
@@ -109,6 +110,27 @@ describe("shadow mode", function () {
         expect(await send(s, routes.runSweep, bearer)).to.deep.equal({ status: 403, code: "FORBIDDEN" });
       }
       expect(seen).to.deep.equal(["shadow-tenant", "shadow-tenant", "shadow-tenant"]);
+    } finally {
+      await s.close();
+    }
+  });
+});
+
+describe("a gateway in shadow mode before owners that enforce", function () {
+  this.timeout(60_000);
+
+  it("gets nothing done for a shadow, and says that the modes differ", async () => {
+    const s = await setup({ env: { AUTH_MODE: "shadow" }, peersMode: "enforced" });
+    try {
+      const { contexts } = await serveVmOps(s, new Map());
+      const params = { id: "0190a8f0-0000-7000-8000-000000000001" };
+      const path = routes.getCommand.path.replace("{id}", params.id);
+      const response = await fetch(`${s.url}${path}`);
+      expect(response.status).to.equal(401);
+      expect(failure.parse(await response.json()).error.code).to.equal("MISSING_BEARER_TOKEN");
+      expect(contexts).to.deep.equal([]);
+      const text = await s.metrics.registry.getSingleMetricAsString("muster_auth_mode_mismatch_total");
+      expect(text).to.include('{owner="vm-ops",service="gateway"} 1');
     } finally {
       await s.close();
     }

@@ -98,6 +98,8 @@ export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: stri
 export interface SetupOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly serveAuth?: boolean;
+  /** The mode of the peers behind the gateway, where it is another one. */
+  readonly peersMode?: "shadow" | "enforced";
 }
 
 /** A gateway on a broker of its own, and a broker for the scripted peers behind it. */
@@ -108,7 +110,7 @@ export async function setup(o: SetupOptions = {}) {
   const exchanged: string[] = [];
   const auth = authPeer(issuer, exchanged);
   const link = await openFaultyLink(vhost.amqpUrl);
-  const mode = o.env?.["AUTH_MODE"] === "shadow" ? "shadow" : "enforced";
+  const mode = o.peersMode ?? (o.env?.["AUTH_MODE"] === "shadow" ? "shadow" : "enforced");
   const verifier = openVerifier({
     fetchKeys: () => Promise.resolve({ keys: [...issuer.keys] }),
     mode,

@@ -34,6 +34,7 @@ const failure = z.object({ success: z.literal(false), error: wireError });
 /** An auth that says yes to all and keeps what it was asked; or says `refusal`. */
 async function serveAuth(s: Bundle) {
   const seen: Record<string, unknown>[] = [];
+  const exchanged: Record<string, unknown>[] = [];
   const state: { refusal: ErrorCode | undefined } = { refusal: undefined };
   const principal = { tenant_id: "acme", subject: "user:test", roles: ["member" as const], permissions: [] };
   const granted = async (payload: Record<string, unknown>) => {
@@ -51,11 +52,10 @@ async function serveAuth(s: Bundle) {
   const handlers: RequestHandlers<typeof asked> = {
     exchangeApiKey: (items) =>
       Promise.all(
-        items.map(async () => ({
-          access_token: await s.issuer.token("member"),
-          expires_in_seconds: 600,
-          principal,
-        })),
+        items.map(async ({ payload }) => {
+          exchanged.push(payload);
+          return { access_token: await s.issuer.token("member"), expires_in_seconds: 600, principal };
+        }),
       ),
     getKeys: () => Promise.resolve({ keys: s.issuer.keys }),
     issueToken: granted,
@@ -71,7 +71,7 @@ async function serveAuth(s: Bundle) {
     },
   };
   await s.peers.serve("auth", asked, handlers);
-  return { seen, state };
+  return { seen, exchanged, state };
 }
 
 describe("the token route", function () {
@@ -121,7 +121,8 @@ describe("the token route", function () {
       });
       expect(data.refresh_token).to.match(/^mr_/);
     }
-    const payload = { prefix: "abcdefghij", key_sha256: sha256(client_secret), client_id, scope };
+    const presented = { prefix: "abcdefghij", key_sha256: sha256(client_secret), client_id, scope };
+    const payload = { ...presented, client_address: "127.0.0.1" };
     expect(auth.seen).to.deep.equal([payload, payload, payload, payload]);
   });
 
@@ -140,7 +141,7 @@ describe("the token route", function () {
     const scoped = await post("token", asForm({ scope: "offline_access" }), headers);
     expect(answer.parse(await scoped.json()).data.refresh_token).to.match(/^mr_/);
     expect(auth.seen).to.deep.equal([
-      { prefix: "abcdefghij", key_sha256: sha256(key), scope: "offline_access" },
+      { prefix: "abcdefghij", key_sha256: sha256(key), scope: "offline_access", client_address: "127.0.0.1" },
     ]);
   });
 
@@ -159,7 +160,7 @@ describe("the token route", function () {
       expect(data).to.include({ token_type: "Bearer", issued_token_type: accessToken });
       expect(data).to.not.have.any.keys("refresh_token", "refresh_expires_at");
     }
-    const payload = { subject_token, subject_token_type };
+    const payload = { subject_token, subject_token_type, client_address: "127.0.0.1" };
     const whole = { ...payload, tenant_id: "acme", scope: "member" };
     expect(auth.seen).to.deep.equal([payload, payload, whole, whole]);
     auth.seen.length = 0;
@@ -282,6 +283,7 @@ describe("the token route", function () {
       [byClient, "INVALID_CLIENT", 401, "INVALID_CLIENT"],
       [byClient, "INVALID_SCOPE", 400, "INVALID_SCOPE"],
       [byRefresh, "INVALID_GRANT", 400, "INVALID_GRANT"],
+      [byRefresh, "RATE_LIMITED", 429, "RATE_LIMITED"],
       [byRefresh, "INTERNAL", 503, "DEPENDENCY_UNAVAILABLE"],
     ] as const;
     for (const [[sent, headers], refusal, status, code] of told) {
@@ -289,6 +291,8 @@ describe("the token route", function () {
       const response = await post("token", sent, headers);
       const scheme = response.headers.get("www-authenticate");
       expect(scheme).to.equal(status === 401 ? 'Basic realm="muster"' : null);
+      const waits = status === 429 || status === 503;
+      expect(Number(response.headers.get("retry-after")) >= 1, refusal).to.equal(waits);
       expect(await refusalOf(response)).to.deep.include({ status, code });
     }
   });
@@ -302,11 +306,48 @@ describe("the token route", function () {
         expect([response.status, await response.json()]).to.deep.equal([200, { success: true, data: {} }]);
       }
     }
-    expect(auth.seen).to.deep.equal([{ token_sha256: sha256(token) }, { token_sha256: sha256(token) }]);
+    const asked = { token_sha256: sha256(token), client_address: "127.0.0.1" };
+    expect(auth.seen).to.deep.equal([asked, asked]);
     expect(await refusalOf(await post("revoke", asForm({})))).to.deep.include({
       status: 400,
       code: "VALIDATION_FAILED",
       paths: ["body.token"],
     });
+  });
+});
+
+describe("the address that auth counts", function () {
+  this.timeout(60_000);
+
+  const addressesOf = async (proxies: string | undefined) => {
+    const env = proxies === undefined ? {} : { MUSTER_GATEWAY_TRUSTED_PROXIES: proxies };
+    const s = await setup({ serveAuth: false, env });
+    const { seen, exchanged } = await serveAuth(s);
+    const headers = { ...asJson({}).headers, "x-forwarded-for": "203.0.113.9, 2001:db8::9" };
+    const token = `mr_${secretOf()}`;
+    const sent = [
+      ["token", { grant_type: "client_credentials", client_id: uuidv7(), client_secret: newKey() }],
+      ["token", { grant_type: "refresh_token", refresh_token: token }],
+      ["revoke", { token }],
+    ] as const;
+    for (const [path, body] of sent) {
+      await fetch(`${s.url}/api/v1/auth/${path}`, { method: "POST", headers, body: JSON.stringify(body) });
+    }
+    const authorization = `Bearer ${newKey()}`;
+    await fetch(`${s.url}/api/v1/auth/whoami`, { headers: { ...headers, authorization } });
+    await s.close();
+    return [...seen, ...exchanged].map(({ client_address }) => client_address);
+  };
+
+  it("is the connection's: what a client writes into X-Forwarded-For is ignored", async () => {
+    for (const proxies of [undefined, "10.0.0.0/8, fd00::/8"]) {
+      const own = ["127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.1"];
+      expect(await addressesOf(proxies), proxies).to.deep.equal(own);
+    }
+  });
+
+  it("is whom a trusted proxy names", async () => {
+    const named = ["2001:db8::9", "2001:db8::9", "2001:db8::9", "2001:db8::9"];
+    expect(await addressesOf("127.0.0.0/8")).to.deep.equal(named);
   });
 });

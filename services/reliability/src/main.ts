@@ -4,6 +4,7 @@ import { authRequests } from "@muster/contracts/auth";
 import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { openDatabase } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
+import { announceMode } from "@muster/identity/mode";
 import { openVerifier } from "@muster/identity/verify";
 import type { Verifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
@@ -15,6 +16,16 @@ await startService(
   { name: "reliability", settings, env: process.env, argv: process.argv },
   async ({ config, logger, metrics, own }) => {
     checkTogether(config);
+    own(
+      "auth mode",
+      announceMode({
+        mode: config.AUTH_MODE,
+        shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+        logger,
+        metrics,
+      }),
+      (announced) => announced.health(),
+    );
     const database = own(
       "database",
       await openDatabase({
@@ -46,7 +57,7 @@ await startService(
         url: config.MUSTER_AMQP_URL,
         name: "reliability",
         service: "reliability",
-        identify: (token) => verifier.verify(token),
+        identify: (token, asked) => verifier.verify(token, asked),
         logger,
         metrics,
       }),

@@ -4,6 +4,7 @@ import { authRequests } from "@muster/contracts/auth";
 import { uuidv7 } from "@muster/contracts/ids";
 import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { openDatabase } from "@muster/database/database";
+import { announceMode } from "@muster/identity/mode";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
 import { settings } from "./config.ts";
@@ -12,6 +13,16 @@ import { openVmOps } from "./open-vm-ops.ts";
 await startService(
   { name: "vm-ops", settings, env: process.env, argv: process.argv },
   async ({ config, logger, metrics, own }) => {
+    own(
+      "auth mode",
+      announceMode({
+        mode: config.AUTH_MODE,
+        shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+        logger,
+        metrics,
+      }),
+      (announced) => announced.health(),
+    );
     const database = own(
       "database",
       await openDatabase({
@@ -43,7 +54,7 @@ await startService(
         url: config.MUSTER_AMQP_URL,
         name: "vm-ops",
         service: "vm-ops",
-        identify: (token) => verifier.verify(token),
+        identify: (token, asked) => verifier.verify(token, asked),
         vmQueue: { type: config.MUSTER_VM_QUEUE_TYPE },
         logger,
         metrics,

@@ -47,8 +47,8 @@ export interface BrokerOptions {
   readonly service?: Service;
   readonly logger: Logger;
   readonly metrics: Metrics;
-  /** Needed to serve requests whose identity is "caller". Throws MusterError. */
-  readonly identify?: (token: string | undefined) => Promise<Principal>;
+  /** Needed to serve requests whose identity is "caller"; `asked` is the request's wire name. Throws MusterError. */
+  readonly identify?: (token: string | undefined, asked: string) => Promise<Principal>;
   readonly heartbeatSeconds?: number;
   readonly connectTimeoutMs?: number;
   /** How long opening may take while the broker is away. */

@@ -77,7 +77,7 @@ export interface ServerOptions {
     delivery: RawDelivery,
     contract: ReportContract,
   ) => { tenantId: string; agentId: string };
-  readonly identify: ((token: string | undefined) => Promise<Principal>) | undefined;
+  readonly identify: ((token: string | undefined, asked: string) => Promise<Principal>) | undefined;
   readonly reply: (to: string, correlationId: string, body: string) => void;
   readonly logger: Logger;
   readonly instruments: Instruments;
@@ -229,7 +229,7 @@ export class RequestServer implements Consumer {
         `${contract.name} needs the caller's identity, but the broker was opened without identify`,
       );
     }
-    const principal = await this.#options.identify(envelope.identity);
+    const principal = await this.#options.identify(envelope.identity, contract.name);
     return Object.assign(requestContext(envelope, remainingMs), { principal, tenantId: principal.tenant_id });
   }
 

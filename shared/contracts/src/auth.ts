@@ -14,9 +14,10 @@ import { page } from "./commands.ts";
 import { defineBatchRequest, defineRequest } from "./define.ts";
 import { sha256, uuid } from "./ids.ts";
 import { issuerRequests } from "./issuers.ts";
+import { clientAddress } from "./limits.ts";
 import { principal } from "./principal.ts";
 import { kid, publishedKeysMax, signingKeysView } from "./signing-keys.ts";
-import { tokenRequests } from "./tokens.ts";
+import { tokenLimits, tokenRequests } from "./tokens.ts";
 import { cursor, idempotencyKey, limit } from "./vm-ops.ts";
 
 /** API keys read `mk_<prefix>_<secret>`; the prefix may be shown, the secret is known to its holder alone. */
@@ -41,6 +42,8 @@ export const authRequests = {
       prefix: z.string().regex(/^[a-z0-9]{10}$/),
       /** Of the whole key: the key itself never enters a queue. */
       key_sha256: sha256,
+      /** Of who brings it; none where the key was good a moment ago, whose holder guesses nothing. */
+      client_address: clientAddress.optional(),
     }),
     reply: z.object({
       access_token: z.string().max(4_096),
@@ -49,6 +52,7 @@ export const authRequests = {
     }),
     codes: [],
     identity: "none",
+    limits: tokenLimits,
     batch: { sizeMax: 100, waitMs: 2 },
   }),
   getKeys: defineRequest({

@@ -1,5 +1,6 @@
-import type { z } from "zod";
+import { z } from "zod";
 import type { ErrorCode } from "./errors.ts";
+import { limits, type LimitName } from "./limits.ts";
 
 /** Everything that owns messages. The gateway owns none; it only asks. */
 export const services = ["gateway", "auth", "vm-ops", "reliability"] as const;
@@ -54,6 +55,8 @@ export interface RequestContract<
   readonly identity: "caller" | "none";
   /** Who may ask: the broker refuses everybody else. */
   readonly callers: readonly Service[];
+  /** What the owner counts before it answers; beyond a limit it says RATE_LIMITED. */
+  readonly limits: readonly LimitName[];
   readonly batch?: BatchPolicy;
 }
 
@@ -138,29 +141,43 @@ export function defineEvent<P extends z.ZodType>(
 
 type RequestInput<P extends z.ZodType, R extends z.ZodType> = Omit<
   RequestContract<P, R>,
-  "kind" | "payloadBytesMax" | "timeoutMs" | "identity" | "callers" | "batch"
+  "kind" | "payloadBytesMax" | "timeoutMs" | "identity" | "callers" | "limits" | "batch"
 > &
-  Partial<Pick<RequestContract<P, R>, "payloadBytesMax" | "timeoutMs" | "identity" | "callers">>;
+  Partial<Pick<RequestContract<P, R>, "payloadBytesMax" | "timeoutMs" | "identity" | "callers" | "limits">>;
 
 const requestDefaults = {
   payloadBytesMax: 64 * 1024,
   timeoutMs: 10_000,
   identity: "caller",
   callers: ["gateway"],
+  limits: [],
 } as const;
+
+function asRequest<C extends RequestContract>(contract: C): C {
+  const { name, codes, payload } = contract;
+  if (contract.limits.length === 0) return checked(contract);
+  if (contract.limits.some((limit) => limits[limit].by === "address") && !namesAddress(payload)) {
+    throw new Error(`${name}: what is limited by address has client_address in its payload`);
+  }
+  return checked({ ...contract, codes: [...codes, "RATE_LIMITED"] });
+}
+
+function namesAddress(payload: z.ZodType): boolean {
+  return payload instanceof z.ZodObject && "client_address" in payload.shape;
+}
 
 /** A request whose owner answers one at a time. */
 export function defineRequest<P extends z.ZodType, R extends z.ZodType>(
   contract: RequestInput<P, R>,
 ): RequestContract<P, R> & { readonly batch?: never } {
-  return checked({ ...requestDefaults, ...contract, kind: "request" });
+  return asRequest({ ...requestDefaults, ...contract, kind: "request" });
 }
 
 /** A request whose owner answers many in one transaction, each as if alone. */
 export function defineBatchRequest<P extends z.ZodType, R extends z.ZodType>(
   contract: RequestInput<P, R> & { readonly batch: BatchPolicy },
 ): RequestContract<P, R> & { readonly batch: BatchPolicy } {
-  return checked({ ...requestDefaults, ...contract, kind: "request" });
+  return asRequest({ ...requestDefaults, ...contract, kind: "request" });
 }
 
 export function defineReport<P extends z.ZodType, R extends z.ZodType>(

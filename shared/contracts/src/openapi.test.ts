@@ -58,7 +58,14 @@ describe("the OpenAPI document", () => {
     }
     const tree: z.ZodType<Tree> = z.lazy(() => z.object({ children: z.array(tree) }));
     const base = { summary: "s", tag: "t", status: 200, codes: [] } as const;
-    const route = defineRoute({ ...base, method: "GET", path: "/x", access: "public", reply: tree });
+    const route = defineRoute({
+      ...base,
+      method: "GET",
+      path: "/x",
+      access: "public",
+      limits: [],
+      reply: tree,
+    });
     const { text, document } = documentOf({ route });
     expect(text).to.not.include("#/$defs").and.not.include('"$ref":"#"');
     expect(

@@ -26,4 +26,11 @@ export const accessTokenIssuer = "https://auth.muster";
 export const accessTokenAudience = "muster";
 export const accessTokenAlgorithms = ["EdDSA", "ES256"] as const;
 
+/**
+ * Whoever shadow mode lets through acts in a tenant whose id begins so. No real tenant's does, whatever any process is set to:
+ * two services that disagree about the mode or the id still meet in no real tenant.
+ */
+export const shadowTenantPrefix = "shadow-";
+export const isShadowTenant = (tenant: string): boolean => tenant.startsWith(shadowTenantPrefix);
 export const shadowTenantDefault = "shadow-tenant";
+export const shadowSubject = "shadow";

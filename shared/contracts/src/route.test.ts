@@ -70,6 +70,9 @@ describe("route declarations", () => {
     const body = z.strictObject({});
     expect(() => defineRoute({ ...base, method: "GET", path: "/x", body })).to.throw("GET takes no body");
     expect(() => defineRoute({ ...base, method: "DELETE", path: "/x", status: 204 })).to.throw("z.null()");
+    for (const access of ["public", "credentials"] as const) {
+      expect(() => defineRoute({ ...base, method: "GET", path: "/x", access })).to.throw("its limits");
+    }
   });
 
   it("honour Idempotency-Key by default on every POST that creates, and on nothing else", () => {
@@ -92,6 +95,7 @@ describe("route declarations", () => {
       "INTERNAL",
     ]);
     expect(codesOf(list)).to.include("CURSOR_INVALID").and.not.include("BAD_JSON");
+    expect(codesOf(list), "an API key is exchanged").to.include("RATE_LIMITED");
   });
 
   it("read query numbers and booleans from plain text only", () => {

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { ErrorCode } from "./errors.ts";
+import type { LimitName } from "./limits.ts";
 import type { Role } from "./principal.ts";
 
 /** Largest request body of a route that does not say otherwise. */
@@ -34,6 +35,11 @@ interface RouteCore {
   readonly reply: z.ZodType;
   /** Cursor listings answer with `meta.next_cursor`; null at the end. */
   readonly meta?: "cursor";
+  /**
+   * What counts its requests. Needed where the route is open: whoever may ask without a token is counted by something.
+   * Elsewhere an API key is exchanged, under the limits of that.
+   */
+  readonly limits?: readonly LimitName[];
   /** Codes of this route's own; those of every route of its shape are added by `codesOf`. */
   readonly codes: readonly ErrorCode[];
   /** With `Accept: text/event-stream` the same route answers as a stream. */
@@ -99,6 +105,8 @@ function faultOf(route: Route): string | undefined {
     .join();
   if (inPath !== declared) return `params (${declared}) must be the path's parameters (${inPath})`;
   if (route.method === "GET" && route.body !== undefined) return "GET takes no body";
+  const open = route.access === "public" || route.access === "credentials";
+  if (open && route.limits === undefined) return "an open route declares its limits";
   if (route.form && route.body === undefined) return "a form is a body";
   if (route.method === "GET" && route.idempotencyKey) return "GET is idempotent by itself";
   if (route.stream !== undefined && route.method !== "GET") return "only GET streams";
@@ -122,7 +130,10 @@ export function codesOf(route: Route): ErrorCode[] {
     for (const code of ["BAD_JSON", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"] as const) codes.add(code);
   if (route.idempotencyKey) codes.add("IDEMPOTENCY_KEY_INVALID");
   if (route.meta === "cursor") codes.add("CURSOR_INVALID");
-  if (route.access !== "public") codes.add("MISSING_BEARER_TOKEN").add("INVALID_OR_MISSING_BEARER_TOKEN");
+  if (route.access !== "public") {
+    codes.add("MISSING_BEARER_TOKEN").add("INVALID_OR_MISSING_BEARER_TOKEN").add("RATE_LIMITED");
+  }
+  if (route.limits !== undefined && route.limits.length > 0) codes.add("RATE_LIMITED");
   if (!(route.access === "public" || route.access === "credentials" || route.access === "any")) {
     codes.add("FORBIDDEN");
   }

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { defineRequest } from "./define.ts";
 import { sha256, tenantId, timestamp, uuid } from "./ids.ts";
+import { clientAddress } from "./limits.ts";
 import { principal } from "./principal.ts";
 
 /** In a scope: a refresh token is wanted besides. */
@@ -38,6 +39,17 @@ const granted = z.object({
   refresh_expires_at: timestamp.nullable(),
 });
 
+/** Where what is presented came from, and everything that it counts for. */
+const presented = { client_address: clientAddress.optional() };
+export const tokenLimits = [
+  "failures-by-address",
+  "failures-by-credential",
+  "tokens-by-principal",
+  "tokens-by-tenant",
+] as const;
+/** A refresh token is nothing but its secret: there is no name to count by. */
+export const refreshLimits = ["failures-by-address", "tokens-by-principal", "tokens-by-tenant"] as const;
+
 /** What auth answers to the grants of OAuth 2.0 (RFC 6749). Only hashes of what is presented enter a queue. */
 export const tokenRequests = {
   issueToken: defineRequest({
@@ -51,10 +63,12 @@ export const tokenRequests = {
       /** The service account whose key it must be. */
       client_id: uuid.optional(),
       scope: scope.optional(),
+      ...presented,
     }),
     reply: granted,
     codes: ["INVALID_CLIENT", "INVALID_SCOPE"],
     identity: "none",
+    limits: tokenLimits,
   }),
   refreshToken: defineRequest({
     owner: "auth",
@@ -65,10 +79,12 @@ export const tokenRequests = {
       /** Names the request: the same one again, soon, gets the same answer. */
       request_key: z.string().min(1).max(255),
       scope: scope.optional(),
+      ...presented,
     }),
     reply: granted,
     codes: ["INVALID_GRANT", "INVALID_SCOPE"],
     identity: "none",
+    limits: refreshLimits,
   }),
   exchangeToken: defineRequest({
     owner: "auth",
@@ -80,18 +96,21 @@ export const tokenRequests = {
       /** Whom the caller means, where several tenants trust the issuer. */
       tenant_id: tenantId.optional(),
       scope: scope.optional(),
+      ...presented,
     }),
     reply: granted,
     codes: ["INVALID_GRANT", "INVALID_SCOPE"],
     identity: "none",
+    limits: refreshLimits,
   }),
   revokeToken: defineRequest({
     owner: "auth",
     name: "auth.token.revoke.v1",
     summary: "End a refresh token and all of its family; an unknown one is no fault.",
-    payload: z.object({ token_sha256: sha256 }),
+    payload: z.object({ token_sha256: sha256, ...presented }),
     reply: z.object({}),
     codes: [],
     identity: "none",
+    limits: ["failures-by-address"],
   }),
 } as const;

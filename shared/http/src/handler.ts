@@ -30,6 +30,8 @@ export interface RouteRequest<R extends Route> {
   readonly body: BodyOf<R>;
   readonly idempotencyKey: string | undefined;
   readonly requestId: string;
+  /** The client's IP address: the connection's, or what proxies say that are trusted; lower case. */
+  readonly clientAddress: string | undefined;
   readonly context: WorkContext;
   /** Aborted when the client is gone or the request's time is up. */
   readonly signal: AbortSignal;
@@ -66,6 +68,7 @@ export interface Authenticated {
 export interface AuthenticationRequest {
   /** undefined when there was no Authorization header. */
   readonly bearer: string | undefined;
+  readonly clientAddress: string | undefined;
   readonly route: Route;
   readonly context: WorkContext;
   readonly signal: AbortSignal;

@@ -7,6 +7,8 @@ import { runWith } from "@muster/telemetry/context";
 import { parse as parseQuery } from "node:querystring";
 import { z } from "zod";
 import { readBody } from "./body.ts";
+import { clientAddressOf } from "./client-address.ts";
+import type { TrustedProxies } from "./client-address.ts";
 import type { Authenticate, Authenticated, RouteHandler } from "./handler.ts";
 import { acceptsEventStream, basicOf, bearerOf, headerOf, idempotencyKeyOf } from "./headers.ts";
 import type { RequestThread } from "./headers.ts";
@@ -36,7 +38,7 @@ const nothing = z.strictObject({});
 export function compileRoute<R extends Route>(
   route: R,
   handler: RouteHandler<R>,
-  o: { authenticate: Authenticate; limits: HttpLimits; streams: Streams },
+  o: { authenticate: Authenticate; limits: HttpLimits; streams: Streams; trusted: TrustedProxies },
 ): CompiledRoute {
   const paramsSchema = route.params;
   const querySchema: z.ZodObject = route.query ?? nothing;
@@ -53,7 +55,9 @@ export function compileRoute<R extends Route>(
       const ending = new AbortController();
       response.once("close", () => ending.abort());
       const bearer = bearerOf(request);
-      const who = await authenticated(route, o.authenticate, { bearer, thread, signal: ending.signal });
+      const clientAddress = clientAddressOf(request, o.trusted);
+      const asking = { bearer, clientAddress, thread, signal: ending.signal };
+      const who = await authenticated(route, o.authenticate, asking);
       // From here on log lines name the tenant.
       const context = { ...thread.context, tenantId: who?.principal.tenant_id, identity: who?.token };
       thread.context = context;
@@ -73,6 +77,7 @@ export function compileRoute<R extends Route>(
         body,
         idempotencyKey,
         requestId: thread.requestId,
+        clientAddress,
         context,
         signal: ending.signal,
         sse() {
@@ -103,10 +108,16 @@ export function compileRoute<R extends Route>(
 async function authenticated(
   route: Route,
   authenticate: Authenticate,
-  o: { bearer: string | undefined; thread: RequestThread; signal: AbortSignal },
+  o: {
+    bearer: string | undefined;
+    clientAddress: string | undefined;
+    thread: RequestThread;
+    signal: AbortSignal;
+  },
 ): Promise<Authenticated | undefined> {
   if (route.access === "public" || route.access === "credentials") return undefined;
-  const who = await authenticate({ bearer: o.bearer, route, context: o.thread.context, signal: o.signal });
+  const { bearer, clientAddress, thread, signal } = o;
+  const who = await authenticate({ bearer, clientAddress, route, context: thread.context, signal });
   if (route.access !== "any") refuseRole(who.principal, route.access);
   return who;
 }

@@ -7,6 +7,8 @@ import type { NextFunction, Request, Response } from "express";
 import { createServer } from "node:http";
 import type { Server } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
+import { trustedProxies } from "./client-address.ts";
+import type { TrustedProxies } from "./client-address.ts";
 import { docsHtml, docsPolicy } from "./docs.ts";
 import type { Authenticate, Handlers, RouteHandler } from "./handler.ts";
 import { httpLimits } from "./limits.ts";
@@ -30,6 +32,8 @@ export interface HttpServerOptions<Rs extends Readonly<Record<string, Route>>> {
   /** Other public pages by path, outside the API's conventions: well-known URIs. */
   readonly documents?: Readonly<Record<string, () => Promise<PublicDocument>>>;
   readonly limits?: Partial<HttpLimits>;
+  /** Whose word on the client's address is taken; nobody's by default. */
+  readonly trusted?: TrustedProxies;
 }
 
 export interface PublicDocument {
@@ -98,15 +102,13 @@ function application<Rs extends Readonly<Record<string, Route>>>(
   app.enable("case sensitive routing").enable("strict routing");
   app.use((request, response, next) => front.enter(request, response, next));
 
+  const { authenticate, trusted = trustedProxies([]) } = o;
   const byPath = new Map<string, Map<string, CompiledRoute>>();
   for (const [key, route] of Object.entries(o.routes) as [keyof Rs & string, Route][]) {
     const handler = o.handlers[key] as unknown as RouteHandler<Route>;
     const methods = byPath.get(route.path) ?? new Map<string, CompiledRoute>();
     if (methods.has(route.method)) throw new Error(`two routes declare ${route.method} ${route.path}`);
-    methods.set(
-      route.method,
-      compileRoute(route, handler, { authenticate: o.authenticate, limits, streams }),
-    );
+    methods.set(route.method, compileRoute(route, handler, { authenticate, limits, streams, trusted }));
     byPath.set(route.path, methods);
   }
   for (const [path, page] of Object.entries(pagesOf(o))) {

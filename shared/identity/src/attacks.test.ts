@@ -243,6 +243,11 @@ const claims: Record<string, Attack> = {
     { tenant_id: "acme.other" },
     { tenant_id: "*" },
   ),
+  "a token of the shadow, or of a tenant that is shadow mode's": withClaims(
+    { sub: "shadow" },
+    { tenant_id: "shadow-tenant" },
+    { tenant_id: "shadow-other", sub: "shadow" },
+  ),
   "roles that are none, or text": withClaims(
     { roles: ["root"] },
     { roles: "owner" },

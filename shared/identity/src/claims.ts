@@ -1,4 +1,4 @@
-import { principal } from "@muster/contracts/principal";
+import { isShadowTenant, principal, shadowSubject } from "@muster/contracts/principal";
 import type { Principal } from "@muster/contracts/principal";
 import { z } from "zod";
 
@@ -6,8 +6,9 @@ import { z } from "zod";
 const accessClaims = z.object({
   /** One audience: a token that others may hold too is none of ours, though a list may name us. */
   aud: z.string(),
-  sub: principal.shape.subject,
-  tenant_id: principal.shape.tenant_id,
+  // Nobody is given a token of the shadow: it is what shadow mode makes of those who have none.
+  sub: principal.shape.subject.refine((subject) => subject !== shadowSubject),
+  tenant_id: principal.shape.tenant_id.refine((tenant) => !isShadowTenant(tenant)),
   roles: principal.shape.roles.default([]),
   permissions: principal.shape.permissions.default([]),
   jti: z.string().min(1).max(128),

@@ -179,7 +179,7 @@ describe("shadow mode", () => {
     const { verifier, tokenOf, metrics } = await setup({ mode: "shadow" });
     const bad = [undefined, "garbage", await tokenOf({ claims: { tenant_id: undefined } })];
     for (const token of bad) {
-      const principal = await verifier.verify(token);
+      const principal = await verifier.verify(token, "vm-ops.vm.list.v1");
       expect(principal).to.deep.equal({
         tenant_id: "shadow-tenant",
         subject: "shadow",
@@ -188,8 +188,11 @@ describe("shadow mode", () => {
       });
     }
     const text = await metrics.registry.metrics();
-    expect(text).to.match(/muster_auth_shadow_total\{code="MISSING_BEARER_TOKEN".*\} 1/);
-    expect(text).to.match(/muster_auth_shadow_total\{code="INVALID_OR_MISSING_BEARER_TOKEN".*\} 2/);
+    const asked = 'route="vm-ops.vm.list.v1"';
+    expect(text).to.include(
+      `muster_auth_shadow_total{code="MISSING_BEARER_TOKEN",${asked},service="test"} 1`,
+    );
+    expect(text).to.include(`muster_auth_shadow_total{code="${invalid}",${asked},service="test"} 2`);
   });
 
   it("keeps good tokens in their own tenant", async () => {

@@ -1,6 +1,5 @@
 import { setTimeout as pause } from "node:timers/promises";
 import { MusterError } from "@muster/contracts/errors";
-import type { ErrorCode } from "@muster/contracts/errors";
 import {
   accessTokenAlgorithms,
   accessTokenAudience,
@@ -17,6 +16,7 @@ import { readClaims } from "./claims.ts";
 import type { Verified } from "./claims.ts";
 import { isCanonical } from "./form.ts";
 import { KeySet, KeysUnavailable } from "./keys.ts";
+import { openShadow } from "./shadow.ts";
 import { TokenCache } from "./token-cache.ts";
 
 export interface VerifierOptions {
@@ -41,9 +41,10 @@ export interface VerifierOptions {
 export interface Verifier {
   /**
    * Who holds this access token. Throws MusterError MISSING_BEARER_TOKEN, INVALID_OR_MISSING_BEARER_TOKEN,
-   * or DEPENDENCY_UNAVAILABLE when the keys cannot be had. In shadow mode the first two become the shadow principal.
+   * or DEPENDENCY_UNAVAILABLE when the keys cannot be had. In shadow mode the first two become the shadow principal, counted
+   * by `asked`: the route or the wire name of what is asked for.
    */
-  verify(token: string | undefined): Promise<Principal>;
+  verify(token: string | undefined, asked?: string): Promise<Principal>;
   /**
    * The issuer's keys have changed: what these signed is refused from now on, and the set is fetched anew, again and
    * again until it comes.
@@ -89,8 +90,8 @@ export function openVerifier(o: VerifierOptions): Verifier {
   const refused = openRefusals(o);
 
   return {
-    async verify(token) {
-      if (token === undefined || token === "") return refused(new MusterError("MISSING_BEARER_TOKEN"));
+    async verify(token, asked = "") {
+      if (token === undefined || token === "") return refused(new MusterError("MISSING_BEARER_TOKEN"), asked);
       const known = cache.get(token, now());
       if (known !== undefined) return known.principal;
       try {
@@ -99,7 +100,7 @@ export function openVerifier(o: VerifierOptions): Verifier {
         if (epoch === before) cache.put(token, verified);
         return verified.principal;
       } catch (error) {
-        return refused(asRefusal(error));
+        return refused(asRefusal(error), asked);
       }
     },
     keysChanged(revokedKids = []) {
@@ -115,32 +116,22 @@ export function openVerifier(o: VerifierOptions): Verifier {
 }
 
 /** Counts a refusal, and answers it in shadow mode with the shadow principal. */
-function openRefusals(o: VerifierOptions): (error: MusterError) => Principal {
+function openRefusals(o: VerifierOptions): (error: MusterError, asked: string) => Principal {
   const failures = o.metrics.counter({
     name: "muster_auth_failures_total",
     help: "Tokens refused, or that would have been in enforced mode.",
     labels: ["code"],
   });
-  const shadowed = o.metrics.counter({
-    name: "muster_auth_shadow_total",
-    help: "Requests that only shadow mode let through.",
-    labels: ["code"],
-  });
-  const shadow: Principal = Object.freeze({
-    tenant_id: o.shadowTenantId,
-    subject: "shadow",
-    roles: ["member" as const],
-    permissions: [],
-  });
-
-  return (error) => {
-    const label: { code: ErrorCode } = { code: error.code };
-    failures.inc(label);
-    const refusal = error.code === "MISSING_BEARER_TOKEN" || error.code === "INVALID_OR_MISSING_BEARER_TOKEN";
-    if (o.mode === "enforced" || !refusal) throw error;
-    shadowed.inc(label);
-    o.logger.warn({ code: error.code, err: error }, "shadow mode let through what enforced would refuse");
-    return shadow;
+  if (o.mode === "enforced") {
+    return (error) => {
+      failures.inc({ code: error.code });
+      throw error;
+    };
+  }
+  const shadow = openShadow(o);
+  return (error, asked) => {
+    failures.inc({ code: error.code });
+    return shadow.pass(error, asked);
   };
 }
 

@@ -1,4 +1,4 @@
-import { shadowTenantDefault } from "@muster/contracts/principal";
+import { isShadowTenant, shadowTenantDefault, shadowTenantPrefix } from "@muster/contracts/principal";
 import { tenantId } from "@muster/contracts/ids";
 import { logLevels } from "@muster/telemetry/logger";
 import { choice, duration, integer, setting, text, url } from "./settings.ts";
@@ -37,7 +37,10 @@ export const authMode = choice(["shadow", "enforced"], {
   default: "enforced",
 });
 export const shadowTenantId = setting({
-  schema: tenantId,
+  schema: tenantId.refine(
+    isShadowTenant,
+    `must begin with ${shadowTenantPrefix}, as no real tenant's id does`,
+  ),
   help: "Tenant of requests that only shadow mode let through",
   default: shadowTenantDefault,
 });

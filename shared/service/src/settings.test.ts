@@ -64,12 +64,14 @@ describe("settings", () => {
       AUTH_MODE: "off",
       MUSTER_POOL_MAX: "51",
       MUSTER_WAIT_MS: "1s",
+      MUSTER_SHADOW_TENANT_ID: "acme",
     };
     const { faults, message } = faultsOf(wrong);
     expect(faults.map(({ name }) => name)).to.deep.equal([
       "MUSTER_AMQP_URL",
       "MUSTER_DATABASE_URL",
       "AUTH_MODE",
+      "MUSTER_SHADOW_TENANT_ID",
       "MUSTER_POOL_MAX",
       "MUSTER_WAIT_MS",
       "MUSTER_API_SECRET",
@@ -77,6 +79,9 @@ describe("settings", () => {
     expect(message).to.include('MUSTER_POOL_MAX: must be a whole number from 1 to 50; is "51"');
     expect(message).to.include('AUTH_MODE: must be one of shadow, enforced; is "off"');
     expect(message).to.include("MUSTER_API_SECRET: must be set");
+    expect(message).to.include(
+      "MUSTER_SHADOW_TENANT_ID: must begin with shadow-, as no real tenant's id does",
+    );
   });
 
   it("never show a secret: not in faults, not in the configuration printed", () => {

@@ -1,10 +1,10 @@
 import type { PayloadOf, ReplyInputOf } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
-import type { tokenRequests } from "@muster/contracts/tokens";
+import { tokenRequests } from "@muster/contracts/tokens";
 import { KeysUnavailable } from "@muster/identity/keys";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Counter, Metrics } from "@muster/telemetry/metrics";
-import { refuseScope } from "../tokens/issue.ts";
+import { scopeRefusal } from "../tokens/issue.ts";
 import type { TokenDeps } from "../tokens/issue.ts";
 import { narrowed, scopeOf, scopeText } from "../tokens/scope.ts";
 import { meantBy, rankBy } from "./claims.ts";
@@ -19,7 +19,7 @@ import type { Presented, Vouched } from "./verify.ts";
 type Exchange = (typeof tokenRequests)["exchangeToken"];
 type Asked = PayloadOf<Exchange>;
 
-export interface ExternalDeps extends Pick<TokenDeps, "database" | "signing" | "mint"> {
+export interface ExternalDeps extends Pick<TokenDeps, "database" | "limits" | "signing" | "mint"> {
   readonly keys: Pick<IssuerKeys, "find">;
   readonly logger: Logger;
   /** By `outcome`: `exchanged`, `unavailable`, or why it was refused. */
@@ -38,7 +38,7 @@ export const exchangesOf = (metrics: Metrics): Counter =>
 /**
  * A token of an issuer that a tenant trusts to an access token of that tenant (RFC 8693), which lives no longer than what was
  * presented. Throws INVALID_GRANT; INVALID_SCOPE, which changes nothing; DEPENDENCY_UNAVAILABLE where the issuer's keys
- * cannot be had, which says nothing of the token.
+ * cannot be had, which says nothing of the token; RATE_LIMITED.
  */
 export async function exchangeToken(deps: ExternalDeps, asked: Asked): Promise<ReplyInputOf<Exchange>> {
   let issuer: TrustedIssuer | undefined;
@@ -50,8 +50,21 @@ export async function exchangeToken(deps: ExternalDeps, asked: Asked): Promise<R
     deps.exchanges.inc({ outcome: "exchanged" });
     return reply;
   } catch (error) {
-    throw refusal(deps, issuer, error);
+    const refused = refusal(deps, issuer, error);
+    throw (error instanceof TokenRefused ? await countFailure(deps, asked) : undefined) ?? refused;
   }
+}
+
+/** By the address alone: what is in a token that nobody vouches for names nobody. */
+async function countFailure(
+  { database, limits }: ExternalDeps,
+  asked: Asked,
+): Promise<MusterError | undefined> {
+  const outcome = { address: asked.client_address, failed: true, credentials: [] } as const;
+  const [limited] = await database.transaction("system", (tx) =>
+    limits.count(tx, tokenRequests.exchangeToken, [outcome]),
+  );
+  return limited;
 }
 
 async function issuerOf(
@@ -71,7 +84,7 @@ async function issuerOf(
 }
 
 async function grant(
-  { database, signing, mint, now }: ExternalDeps,
+  { database, limits, signing, mint, now }: ExternalDeps,
   issuer: TrustedIssuer,
   o: { presented: Presented; vouched: Vouched; asked: Asked },
 ): Promise<ReplyInputOf<Exchange>> {
@@ -86,7 +99,7 @@ async function grant(
     throw new TokenRefused("no-role", `claim ${issuer.rolesClaim} has no value that gives a role`);
   }
   const atMs = now();
-  const { principal, kid } = await database.transaction("system", async (tx) => {
+  const given = await database.transaction("system", async (tx) => {
     if (!(await isTrusted(tx, issuer))) throw new TokenRefused("untrusted", "its issuer was removed");
     const { id, role, permissions } = await admit(tx, issuer, { vouched: o.vouched, claims, rank });
     const who = {
@@ -95,9 +108,19 @@ async function grant(
       roles: [role],
       permissions: [...permissions],
     };
-    refuseScope(who, scope);
-    return { principal: narrowed(who, scope), kid: await signing.activeKid(tx) };
+    const beyond = scopeRefusal(who, scope);
+    if (beyond !== undefined) throw beyond;
+    const outcome = {
+      address: o.asked.client_address,
+      failed: false,
+      who: { tenantId: who.tenant_id, subject: who.subject },
+    } as const;
+    const [limited] = await limits.count(tx, tokenRequests.exchangeToken, [outcome]);
+    // Answered and not thrown: what was counted is kept.
+    return limited ?? { principal: narrowed(who, scope), kid: await signing.activeKid(tx) };
   });
+  if (given instanceof MusterError) throw given;
+  const { principal, kid } = given;
   const id = [`issuer:${issuer.id}`, principal.subject, ...(scope ?? [])].join(" ");
   const { token, expiresInSeconds } = await mint(id, principal, o.vouched.expiresAt, {
     key: await signing.keyOf(kid),

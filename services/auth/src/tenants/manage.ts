@@ -5,6 +5,7 @@ import type { authRequests } from "@muster/contracts/auth";
 import type { PayloadOf, ReplyInputOf } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
+import { isShadowTenant, shadowTenantPrefix } from "@muster/contracts/principal";
 import type { Database, Tx } from "@muster/database/database";
 import { z } from "zod";
 import { insertAccount, userViewOf } from "../accounts/store.ts";
@@ -23,15 +24,13 @@ export interface TenantParts {
   readonly database: Pick<Database, "transaction">;
   /** Its owners may make tenants. */
   readonly operatorTenantId: string;
-  /** No tenant may ever have its id: shadow mode must not act in a real one. */
-  readonly shadowTenantId: string;
 }
 
 const answer = z.object({ tenant: tenantView, owner: userView, api_key: apiKeyView });
 
 /** Throws TENANT_ALREADY_EXISTS, IDEMPOTENCY_KEY_REUSED; FORBIDDEN but to owners of the operator's tenant. */
 export async function createTenant(
-  { database, operatorTenantId, shadowTenantId }: TenantParts,
+  { database, operatorTenantId }: TenantParts,
   { tenant: wanted, idempotency_key: key }: PayloadOf<Requests["createTenant"]>,
   context: RequestContext,
 ): Promise<ReplyInputOf<Requests["createTenant"]>> {
@@ -39,8 +38,9 @@ export async function createTenant(
   return await database.transaction("system", async (tx) => {
     const caller = await changerOf(tx, context, "owner");
     refuseUnlessOperator(caller, operatorTenantId);
-    if (wanted.tenant_id === shadowTenantId) {
-      const details = [{ path: "tenant_id", message: "is kept for shadow mode; choose another" }];
+    if (isShadowTenant(wanted.tenant_id)) {
+      const message = `what begins with ${shadowTenantPrefix} is kept for shadow mode; choose another`;
+      const details = [{ path: "tenant_id", message }];
       throw new MusterError("VALIDATION_FAILED", undefined, { details });
     }
     let secret: string | null = null;

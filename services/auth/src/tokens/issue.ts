@@ -2,9 +2,9 @@ import type { PayloadOf, ReplyInputOf } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import type { Principal } from "@muster/contracts/principal";
-import type { tokenRequests } from "@muster/contracts/tokens";
+import { tokenRequests } from "@muster/contracts/tokens";
 import type { Tx } from "@muster/database/database";
-import { fits } from "../api-keys/exchange.ts";
+import { fits, outcomeOf } from "../api-keys/exchange.ts";
 import type { ExchangeDeps } from "../api-keys/exchange.ts";
 import { grantOf } from "../api-keys/grant.ts";
 import type { FoundKey } from "../api-keys/store.ts";
@@ -24,29 +24,34 @@ export interface TokenDeps extends ExchangeDeps {
 /**
  * By an API key, or by client credentials: a service account's id and an API key of it. Unknown, wrong, expired and
  * revoked ones, and another account's, get the same answer after the same work. Throws INVALID_CLIENT,
- * INVALID_OR_MISSING_BEARER_TOKEN, INVALID_SCOPE.
+ * INVALID_OR_MISSING_BEARER_TOKEN, INVALID_SCOPE, RATE_LIMITED.
  */
 export async function issueToken(
-  { database, keys, signing, mint, now, refreshLife }: TokenDeps,
+  { database, keys, limits, signing, mint, now, refreshLife }: TokenDeps,
   payload: PayloadOf<Issue>,
 ): Promise<ReplyInputOf<Issue>> {
   const { scope, offline } = scopeOf(payload.scope);
   const atMs = now();
   const made = await database.transaction("system", async (tx) => {
     const [row] = await keys.findByPrefixes(tx, [payload.prefix]);
-    if (!fits(row, payload.key_sha256) || !isClient(row, payload.client_id)) return undefined;
-    if (row.unmarked) await keys.markUsed(tx, [row.id]);
-    const who = grantOf(row);
-    refuseScope(who, scope);
+    const holds = fits(row, payload.key_sha256) && isClient(row, payload.client_id) ? row : undefined;
+    const [limited] = await limits.count(tx, tokenRequests.issueToken, [outcomeOf(payload, { row, holds })]);
+    // Refusals are answered and not thrown: what was counted is kept.
+    if (limited !== undefined) return limited;
+    if (holds === undefined) {
+      return new MusterError(
+        payload.client_id === undefined ? "INVALID_OR_MISSING_BEARER_TOKEN" : "INVALID_CLIENT",
+      );
+    }
+    if (holds.unmarked) await keys.markUsed(tx, [holds.id]);
+    const who = grantOf(holds);
+    const beyond = scopeRefusal(who, scope);
+    if (beyond !== undefined) return beyond;
     const principal = narrowed(who, scope);
-    const family = offline ? await beginFamily(tx, row, scope, refreshLife) : undefined;
-    return { row, principal, family, kid: await signing.activeKid(tx) };
+    const family = offline ? await beginFamily(tx, holds, scope, refreshLife) : undefined;
+    return { row: holds, principal, family, kid: await signing.activeKid(tx) };
   });
-  if (made === undefined) {
-    throw new MusterError(
-      payload.client_id === undefined ? "INVALID_OR_MISSING_BEARER_TOKEN" : "INVALID_CLIENT",
-    );
-  }
+  if (made instanceof MusterError) throw made;
   const { row, principal, family, kid } = made;
   const id = [row.id, ...(scope ?? [])].join(" ");
   const { token, expiresInSeconds } = await mint(id, principal, row.expiresAt, {
@@ -67,10 +72,10 @@ function isClient(row: FoundKey, clientId: string | undefined): boolean {
   return clientId === undefined || (row.kind === "service-account" && row.principalId === clientId);
 }
 
-/** Throws INVALID_SCOPE naming what is beyond. */
-export function refuseScope(who: Principal, scope: Scope): void {
+/** INVALID_SCOPE naming what is beyond. */
+export function scopeRefusal(who: Principal, scope: Scope): MusterError | undefined {
   const details = scopeFaults(who, scope);
-  if (details.length > 0) throw new MusterError("INVALID_SCOPE", undefined, { details });
+  return details.length > 0 ? new MusterError("INVALID_SCOPE", undefined, { details }) : undefined;
 }
 
 async function beginFamily(

@@ -1,11 +1,12 @@
 import type { Database } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
+import { pruneLimits } from "../limits/store.ts";
 import { pruneFamilies } from "./store.ts";
 
 const limit = 1_000;
 const roundsMax = 20;
 
-/** Forgets refresh tokens whose family has ended, some at a time; any number of replicas share the work. */
+/** Forgets refresh tokens whose family has ended, and what was counted long ago, some at a time; any number of replicas share the work. */
 export function openTokenPruner(o: {
   database: Pick<Database, "transaction">;
   logger: Logger;
@@ -15,14 +16,16 @@ export function openTokenPruner(o: {
 } {
   let closed = false;
   async function prune(): Promise<void> {
-    for (let round = 0; round < roundsMax && !closed; round++) {
-      if ((await o.database.transaction("system", (tx) => pruneFamilies(tx, limit))) < limit) return;
+    for (const some of [pruneLimits, pruneFamilies]) {
+      for (let round = 0; round < roundsMax && !closed; round++) {
+        if ((await o.database.transaction("system", (tx) => some(tx, limit))) < limit) break;
+      }
     }
   }
   let running = Promise.resolve();
   const timer = setInterval(() => {
     running = running.then(prune).catch((error: unknown) => {
-      o.logger.debug({ err: error }, "ended refresh tokens could not be forgotten");
+      o.logger.debug({ err: error }, "what has ended could not be forgotten");
     });
   }, o.everyMs);
   timer.unref();

@@ -7,7 +7,10 @@ const principal = { tenant_id: "acme", subject: "user:u", roles: ["owner" as con
 const newKey = () => `mk_abcdefghij_${randomBytes(32).toString("base64url")}`;
 
 function setup(o: { expiresInSeconds?: number; answer?: () => void } = {}) {
-  const state = { nowMs: 1_000_000, asked: [] as { prefix: string; key_sha256: string }[] };
+  const state = {
+    nowMs: 1_000_000,
+    asked: [] as { prefix: string; key_sha256: string; client_address?: string }[],
+  };
   const keys = new ApiKeys({
     async exchange(asked) {
       state.asked.push(asked);
@@ -139,5 +142,46 @@ describe("API keys at the gateway", () => {
     await answer();
     await answer();
     expect(await hopeless).to.equal(undefined);
+  });
+
+  it("are asked for with the client's address, but for one that was good a moment ago", async () => {
+    const outcome = { code: undefined as "RATE_LIMITED" | undefined };
+    const { keys, state } = setup({
+      answer: () => {
+        if (outcome.code !== undefined) throw new MusterError(outcome.code);
+      },
+    });
+    const key = newKey();
+    await keys.tokenFor(key, "203.0.113.7");
+    state.nowMs += 30_000;
+    await keys.tokenFor(key, "203.0.113.7");
+    keys.forgetTokens();
+    await keys.tokenFor(key, "203.0.113.7");
+    const addresses = state.asked.map(({ client_address }) => client_address);
+    expect(addresses).to.deep.equal(["203.0.113.7", undefined, undefined]);
+    outcome.code = "RATE_LIMITED";
+    state.nowMs += 30_000;
+    expect(await codeOf(() => keys.tokenFor(key, "203.0.113.7"))).to.equal("RATE_LIMITED");
+    outcome.code = undefined;
+    await keys.tokenFor(key, "203.0.113.7");
+    expect(state.asked.at(-1)?.client_address, "still known, and no refusal is kept").to.equal(undefined);
+  });
+
+  it("are not refused for another address: nobody waits for what another one asked", async () => {
+    let answered = 0;
+    const { keys, state } = setup({
+      answer: () => {
+        const asking = state.asked[answered++];
+        if (asking?.client_address === "198.51.100.1") throw new MusterError("RATE_LIMITED");
+      },
+    });
+    const key = newKey();
+    const codes = await Promise.all(
+      ["198.51.100.1", "203.0.113.7", "203.0.113.7"].map((address) =>
+        codeOf(() => keys.tokenFor(key, address)),
+      ),
+    );
+    expect(codes).to.deep.equal(["RATE_LIMITED", "none", "none"]);
+    expect(state.asked).to.have.length(2);
   });
 });

@@ -11,7 +11,7 @@ export interface Exchanged {
 
 export interface ApiKeysOptions {
   /** Asks auth; throws MusterError. */
-  readonly exchange: (asked: { prefix: string; key_sha256: string }) => Promise<{
+  readonly exchange: (asked: { prefix: string; key_sha256: string; client_address?: string }) => Promise<{
     access_token: string;
     expires_in_seconds: number;
     principal: Principal;
@@ -31,9 +31,11 @@ export const expiryMarginMs = 15_000;
 /** API keys to access tokens. Keeps hashes of keys only; a key that many requests bring is asked for once. */
 export class ApiKeys {
   readonly #o: ApiKeysOptions;
-  readonly #known: Lru<{ exchanged: Exchanged; freshUntilMs: number }>;
+  readonly #known: Lru<{ exchanged: Exchanged; freshUntilMs: number; epoch: number }>;
   readonly #refused: Lru<{ error: MusterError; untilMs: number }>;
   readonly #flights = new Map<string, Promise<Exchanged>>();
+  /** What was exchanged in an earlier one is asked for again. */
+  #epoch = 0;
 
   constructor(o: ApiKeysOptions) {
     this.#o = o;
@@ -41,15 +43,21 @@ export class ApiKeys {
     this.#refused = new Lru(o.keysMax);
   }
 
-  /** Throws INVALID_OR_MISSING_BEARER_TOKEN, or DEPENDENCY_UNAVAILABLE when auth does not answer. */
-  tokenFor(apiKey: string): Exchanged | Promise<Exchanged> {
+  /**
+   * `address`: the client's, whose failures auth counts. Throws INVALID_OR_MISSING_BEARER_TOKEN, RATE_LIMITED, or
+   * DEPENDENCY_UNAVAILABLE when auth does not answer.
+   */
+  tokenFor(apiKey: string, address?: string): Exchanged | Promise<Exchanged> {
     const hash = hashOf(apiKey);
     const nowMs = this.#o.now();
     const known = this.#known.get(hash);
-    if (known !== undefined && known.freshUntilMs > nowMs) return known.exchanged;
+    if (known !== undefined && known.epoch === this.#epoch && known.freshUntilMs > nowMs)
+      return known.exchanged;
     const refused = this.#refused.get(hash);
     if (refused !== undefined && refused.untilMs > nowMs) throw refused.error;
-    return this.#flights.get(hash) ?? this.#ask(apiKey, hash);
+    // Whoever has a key that was good a moment ago guesses nothing: what others do at his address is not held against it.
+    const from = known === undefined ? address : undefined;
+    return this.#flights.get(flightOf(hash, from)) ?? this.#ask(apiKey, hash, from);
   }
 
   /** Another token than this one, which was refused; undefined where auth still gives the same. Throws as `tokenFor`. */
@@ -57,7 +65,8 @@ export class ApiKeys {
     const hash = hashOf(apiKey);
     // What was under way when we came may be older than the refusal; what follows it is not.
     for (let turn = 0; turn < 2; turn++) {
-      if (this.#known.get(hash)?.exchanged.token === refusedToken) this.#known.delete(hash);
+      const known = this.#known.get(hash);
+      if (known?.exchanged.token === refusedToken) this.#known.set(hash, { ...known, freshUntilMs: 0 });
       const exchanged = await this.tokenFor(apiKey);
       if (exchanged.token !== refusedToken) return exchanged;
     }
@@ -66,24 +75,33 @@ export class ApiKeys {
 
   /** Every key is asked for again: a key that signed some of the tokens was revoked. */
   forgetTokens(): void {
-    this.#known.clear();
+    this.#epoch += 1;
     this.#flights.clear();
   }
 
-  #ask(apiKey: string, hash: string): Promise<Exchanged> {
-    const flight = this.#exchange(apiKey, hash, () => this.#flights.get(hash) === flight);
-    this.#flights.set(hash, flight);
+  /** Nobody waits for what another address asked: its refusal may be of that address. */
+  #ask(apiKey: string, hash: string, address: string | undefined): Promise<Exchanged> {
+    const name = flightOf(hash, address);
+    const current = () => this.#flights.get(name) === flight;
+    const flight = this.#exchange(apiKey, hash, address, current);
+    this.#flights.set(name, flight);
     return flight.finally(() => {
-      if (this.#flights.get(hash) === flight) this.#flights.delete(hash);
+      if (current()) this.#flights.delete(name);
     });
   }
 
   /** `current`: nothing happened meanwhile that makes the answer one of the past. */
-  async #exchange(apiKey: string, hash: string, current: () => boolean): Promise<Exchanged> {
+  async #exchange(
+    apiKey: string,
+    hash: string,
+    address: string | undefined,
+    current: () => boolean,
+  ): Promise<Exchanged> {
     try {
       const askedAtMs = this.#o.now();
       const prefix = apiKey.split("_", 2)[1] ?? "";
-      const answer = await this.#o.exchange({ prefix, key_sha256: hash });
+      const from = address === undefined ? {} : { client_address: address };
+      const answer = await this.#o.exchange({ prefix, key_sha256: hash, ...from });
       const expiresAtMs = askedAtMs + answer.expires_in_seconds * 1_000;
       const exchanged = {
         token: answer.access_token,
@@ -91,19 +109,20 @@ export class ApiKeys {
         expiresAtMs,
       };
       const freshUntilMs = Math.min(askedAtMs + this.#o.ttlMs, expiresAtMs - expiryMarginMs);
-      if (current()) this.#known.set(hash, { exchanged, freshUntilMs });
+      if (current()) this.#known.set(hash, { exchanged, freshUntilMs, epoch: this.#epoch });
       this.#refused.delete(hash);
       return exchanged;
     } catch (error) {
-      this.#known.delete(hash);
       throw this.#kept(hash, error);
     }
   }
 
   #kept(hash: string, error: unknown): unknown {
+    if (error instanceof MusterError && error.code === "RATE_LIMITED") return error;
     if (!(error instanceof MusterError) || error.code !== "INVALID_OR_MISSING_BEARER_TOKEN") {
       return authUnavailable(error);
     }
+    this.#known.delete(hash);
     this.#refused.set(hash, { error, untilMs: this.#o.now() + this.#o.refusedTtlMs });
     return error;
   }
@@ -112,6 +131,8 @@ export class ApiKeys {
 function hashOf(apiKey: string): string {
   return createHash("sha256").update(apiKey).digest("hex");
 }
+
+const flightOf = (hash: string, address: string | undefined): string => `${hash} ${address ?? ""}`;
 
 /** That auth cannot be asked says nothing about the key: never 401. */
 export function authUnavailable(cause: unknown): MusterError {

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { MusterError } from "@muster/contracts/errors";
 import type { ErrorCode } from "@muster/contracts/errors";
+import { routes } from "@muster/contracts/routes";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { expect } from "chai";
@@ -30,7 +31,11 @@ function setup(mode: "shadow" | "enforced", refusal?: ErrorCode) {
     logger: openLogger({ service: "test", level: "silent" }),
     metrics,
   });
-  return { identify, metrics };
+  return {
+    identify: (bearer: string | undefined) =>
+      identify({ bearer, clientAddress: "203.0.113.7", route: routes.whoami }),
+    metrics,
+  };
 }
 
 async function outcome(work: Promise<{ principal: { tenant_id: string }; token: string | undefined }>) {
@@ -65,8 +70,13 @@ describe("who sends a request", () => {
       expect(await outcome(identify(bearer))).to.deep.equal({ tenant: "shadow-tenant", token: undefined });
     }
     const text = await metrics.registry.metrics();
-    expect(text).to.match(/muster_auth_shadow_total\{code="MISSING_BEARER_TOKEN".*\} 1/);
-    expect(text).to.match(/muster_auth_shadow_total\{code="INVALID_OR_MISSING_BEARER_TOKEN".*\} 2/);
+    const route = 'route="GET /api/v1/auth/whoami"';
+    expect(text).to.include(
+      `muster_auth_shadow_total{code="MISSING_BEARER_TOKEN",${route},service="test"} 1`,
+    );
+    expect(text).to.include(
+      `muster_auth_shadow_total{code="INVALID_OR_MISSING_BEARER_TOKEN",${route},service="test"} 2`,
+    );
   });
 
   it("is not guessed while auth is away, in either mode", async () => {

@@ -1,7 +1,9 @@
 import { apiKeyPattern } from "@muster/contracts/auth";
 import { MusterError } from "@muster/contracts/errors";
 import type { Principal } from "@muster/contracts/principal";
+import type { Route } from "@muster/contracts/route";
 import type { Authenticated } from "@muster/http/handler";
+import { openShadow } from "@muster/identity/shadow";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
 import type { ApiKeys } from "./api-keys.ts";
@@ -16,8 +18,15 @@ export interface IdentityOptions {
   readonly metrics: Metrics;
 }
 
-/** Who sends a request, from what stands after `Bearer`. Throws MusterError. */
-export type Identify = (bearer: string | undefined) => Promise<Authenticated>;
+export interface Asking {
+  /** What stands after `Bearer`. */
+  readonly bearer: string | undefined;
+  readonly clientAddress: string | undefined;
+  readonly route: Pick<Route, "method" | "path">;
+}
+
+/** Who sends a request. Throws MusterError. */
+export type Identify = (asking: Asking) => Promise<Authenticated>;
 
 export function identifyBearer(o: IdentityOptions): Identify {
   const failures = o.metrics.counter({
@@ -25,30 +34,14 @@ export function identifyBearer(o: IdentityOptions): Identify {
     help: "Tokens refused, or that would have been in enforced mode.",
     labels: ["code"],
   });
-  const shadowed = o.metrics.counter({
-    name: "muster_auth_shadow_total",
-    help: "Requests that only shadow mode let through.",
-    labels: ["code"],
-  });
-  // Without a token: whoever is asked next sees nobody, and makes it the same shadow.
-  const shadow: Authenticated = Object.freeze({
-    principal: Object.freeze({
-      tenant_id: o.shadowTenantId,
-      subject: "shadow",
-      roles: ["member" as const],
-      permissions: [],
-    }),
-    token: undefined,
-  });
-
-  async function enforced(bearer: string | undefined): Promise<Authenticated> {
+  async function enforced({ bearer, clientAddress }: Asking): Promise<Authenticated> {
     if (bearer === undefined || bearer === "") {
       failures.inc({ code: "MISSING_BEARER_TOKEN" });
       throw new MusterError("MISSING_BEARER_TOKEN");
     }
     if (!apiKeyPattern.test(bearer)) return { principal: await o.verify(bearer), token: bearer };
     try {
-      return await o.apiKeys.tokenFor(bearer);
+      return await o.apiKeys.tokenFor(bearer, clientAddress);
     } catch (error) {
       if (error instanceof MusterError) failures.inc({ code: error.code });
       throw error;
@@ -56,14 +49,14 @@ export function identifyBearer(o: IdentityOptions): Identify {
   }
 
   if (o.mode === "enforced") return enforced;
-  return async (bearer) => {
+  const shadow = openShadow(o);
+  return async (asking) => {
     try {
-      return await enforced(bearer);
+      return await enforced(asking);
     } catch (error) {
-      if (!(error instanceof MusterError) || error.status !== 401) throw error;
-      shadowed.inc({ code: error.code });
-      o.logger.warn({ code: error.code }, "shadow mode let through what enforced would refuse");
-      return shadow;
+      const { method, path } = asking.route;
+      // Without a token: whoever is asked next sees nobody, and makes it the same shadow.
+      return { principal: shadow.pass(error, `${method} ${path}`), token: undefined };
     }
   };
 }

@@ -6,7 +6,7 @@ import { openVerifier } from "@muster/identity/verify";
 import type { Values } from "@muster/service/settings";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
-import { askAgain, askBy } from "../asking.ts";
+import { askAgain, askBy, askInShadow } from "../asking.ts";
 import type { Ask } from "../asking.ts";
 import type { settings } from "../config.ts";
 import { ApiKeys } from "./api-keys.ts";
@@ -69,7 +69,7 @@ export async function openIdentity(o: {
   });
   const verify = (token: string) => verifier.verify(token);
   return {
-    ask: askAgain(ask, apiKeys),
+    ask: askAgain(config.AUTH_MODE === "shadow" ? askInShadow(ask, { logger, metrics }) : ask, apiKeys),
     apiKeys,
     identify: identifyBearer({ mode: config.AUTH_MODE, shadowTenantId, apiKeys, verify, logger, metrics }),
     keyDocument,

@@ -1,4 +1,4 @@
-import type { routes } from "@muster/contracts/routes";
+import { routes } from "@muster/contracts/routes";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import type { Handlers, RouteRequest } from "@muster/http/handler";
 import type { SseStream } from "@muster/http/sse";
@@ -49,7 +49,9 @@ async function streamTo(
   const commandId = request.params.id;
   const waker = deps.hints.attach(commandId);
   const asViewer = async (): Promise<Asked> => {
-    const { token } = await deps.identify(request.bearer);
+    // A shadow stays one: it was counted when it came.
+    const again = () => deps.identify({ ...request, route: routes.readOutput });
+    const { token } = request.token === undefined ? request : await again();
     return { context: { ...request.context, identity: token }, signal, bearer: request.bearer };
   };
   let readAtMs = 0;

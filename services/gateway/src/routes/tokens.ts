@@ -4,7 +4,7 @@ import { MusterError } from "@muster/contracts/errors";
 import { uuid, uuidv7 } from "@muster/contracts/ids";
 import type { ReplyOf } from "@muster/contracts/define";
 import type { RouteReplyOf } from "@muster/contracts/route";
-import type { routes } from "@muster/contracts/routes";
+import { routes } from "@muster/contracts/routes";
 import { tokenExchange } from "@muster/contracts/routes/tokens";
 import { refreshTokenPattern, subjectTokenPattern } from "@muster/contracts/tokens";
 import type { Handlers, RouteRequest } from "@muster/http/handler";
@@ -36,35 +36,43 @@ export function tokenHandlers(deps: Deps): Own {
       if (grant_type === "refresh_token") return { data: await refreshed(deps, request) };
       if (grant_type === tokenExchange) return { data: await foreign(deps, request) };
       if (grant_type === "client_credentials") return { data: await byClient(deps, request) };
-      const key = await apiKeyOf(deps, request.bearer);
+      const key = await apiKeyOf(deps, request);
       return {
-        data: scope === undefined ? await exchanged(deps, key) : await byKey(deps, request, { key, scope }),
+        data:
+          scope === undefined
+            ? await exchanged(deps, key, request)
+            : await byKey(deps, request, { key, scope }),
       };
     },
 
     async revokeToken(request) {
       const { token } = request.body;
       if (!refreshTokenPattern.test(token)) return { data: {} };
-      await asked(
-        deps.ask(authRequests.revokeToken, { token_sha256: sha256(token) }, request, deps.authTimeoutMs),
-      );
+      const payload = { token_sha256: sha256(token), ...from(request) };
+      await asked(deps.ask(authRequests.revokeToken, payload, request, deps.authTimeoutMs));
       return { data: {} };
     },
   };
 }
 
+/** Where what is presented comes from: auth counts what fails by it. */
+function from({ clientAddress }: Pick<TokenRequest, "clientAddress">): { client_address?: string } {
+  return clientAddress === undefined ? {} : { client_address: clientAddress };
+}
+
 /** The bearer, where it is an API key that works or may. Throws MISSING_BEARER_TOKEN, INVALID_OR_MISSING_BEARER_TOKEN. */
-async function apiKeyOf({ identify }: Deps, bearer: string | undefined): Promise<string> {
+async function apiKeyOf({ identify }: Deps, request: TokenRequest): Promise<string> {
+  const { bearer } = request;
   // What is refused here is counted as at every other route; shadow mode, which refuses nothing, makes no tokens.
-  await identify(bearer);
+  await identify({ ...request, route: routes.exchangeApiKey });
   if (bearer === undefined) throw new MusterError("MISSING_BEARER_TOKEN");
   if (apiKeyPattern.test(bearer)) return bearer;
   const details = [{ path: "header.authorization", message: "must be an API key" }];
   throw new MusterError("INVALID_OR_MISSING_BEARER_TOKEN", undefined, { details });
 }
 
-async function exchanged({ apiKeys }: Deps, key: string): Promise<Tokens> {
-  const { token, principal, expiresAtMs } = await apiKeys.tokenFor(key);
+async function exchanged({ apiKeys }: Deps, key: string, { clientAddress }: TokenRequest): Promise<Tokens> {
+  const { token, principal, expiresAtMs } = await apiKeys.tokenFor(key, clientAddress);
   const leftSeconds = Math.max(1, Math.floor((expiresAtMs - Date.now()) / 1_000));
   return { access_token: token, token_type: "Bearer", expires_in_seconds: leftSeconds, principal };
 }
@@ -79,6 +87,7 @@ async function byKey(
     key_sha256: sha256(key),
     ...(clientId === undefined ? {} : { client_id: clientId }),
     ...(scope === undefined ? {} : { scope }),
+    ...from(request),
   };
   return shown(await asked(deps.ask(authRequests.issueToken, payload, request, deps.authTimeoutMs)));
 }
@@ -109,6 +118,7 @@ async function refreshed(deps: Deps, { body, idempotencyKey, ...request }: Token
     // Made here where the client names none: the message may be delivered twice, and is one request then too.
     request_key: idempotencyKey ?? uuidv7(),
     ...(body.scope === undefined ? {} : { scope: body.scope }),
+    ...from(request),
   };
   return shown(await asked(deps.ask(authRequests.refreshToken, payload, request, deps.authTimeoutMs)));
 }
@@ -123,6 +133,7 @@ async function foreign(deps: Deps, { body, ...request }: TokenRequest): Promise<
     subject_token_type,
     ...(audience === undefined ? {} : { tenant_id: audience }),
     ...(scope === undefined ? {} : { scope }),
+    ...from(request),
   };
   const granted = await asked(deps.ask(authRequests.exchangeToken, payload, request, deps.authTimeoutMs));
   return { ...shown(granted), issued_token_type: "urn:ietf:params:oauth:token-type:access_token" };
@@ -146,6 +157,7 @@ const refusals: ReadonlySet<string> = new Set([
   "INVALID_SCOPE",
   "INVALID_OR_MISSING_BEARER_TOKEN",
   "VALIDATION_FAILED",
+  "RATE_LIMITED",
 ]);
 
 /** That auth cannot be asked says nothing about what was presented. */

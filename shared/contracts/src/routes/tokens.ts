@@ -2,7 +2,7 @@ import { z } from "zod";
 import { tenantId, timestamp, uuid } from "../ids.ts";
 import { principal } from "../principal.ts";
 import { defineRoute } from "../route.ts";
-import { scope, subjectTokenCharsMax, subjectTokenTypes } from "../tokens.ts";
+import { scope, subjectTokenCharsMax, subjectTokenTypes, tokenLimits, tokenRequests } from "../tokens.ts";
 
 const api = "/api/v1";
 const bodyBytesMax = 16 * 1024;
@@ -79,6 +79,7 @@ export const tokenRoutes = {
       "A short-lived access token for an API key sent as the bearer, client credentials, a refresh token or a trusted issuer's token.",
     tag: "auth",
     access: "credentials",
+    limits: tokenLimits,
     body: tokenBody,
     form: true,
     bodyBytesMax: tokenBytesMax,
@@ -106,6 +107,7 @@ export const tokenRoutes = {
       "End a refresh token and all that came of the same exchange (RFC 7009). An unknown token is no fault.",
     tag: "auth",
     access: "public",
+    limits: tokenRequests.revokeToken.limits,
     body: z.strictObject({
       token: z.string().min(1).max(4_096),
       token_type_hint: z.string().max(64).optional().describe("Not needed; access tokens end by themselves."),
