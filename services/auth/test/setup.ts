@@ -81,7 +81,7 @@ export function externalParts(clock: { aheadMs: number }): AuthOptions["external
   const networks = blockListOf(["127.0.0.0/8"]);
   const now = () => Date.now() + clock.aheadMs;
   const ages = { maxAgeMs: 600_000, staleMaxMs: 3_600_000 };
-  const keys = new IssuerKeys({ networks, timeoutMs: 500, ...ages, logger, now });
+  const keys = new IssuerKeys({ networks, timeoutMs: 2_000, ...ages, logger, now });
   const exchanges = exchangesOf(createMetrics({ service: "test" }));
   return { networks, keys, logger, exchanges, now };
 }
