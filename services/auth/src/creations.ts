@@ -3,6 +3,7 @@ import { MusterError } from "@muster/contracts/errors";
 import type { Tx } from "@muster/database/database";
 import { z } from "zod";
 import type { Caller } from "./caller.ts";
+import { storable } from "./text.ts";
 
 export interface Creation<S extends z.ZodType> {
   readonly kind: "api-key" | "user" | "service-account" | "tenant" | "issuer";
@@ -31,7 +32,9 @@ export async function once<S extends z.ZodType>(
       WHERE tenant_id = $1 AND principal_id = $2 AND kind = $3 AND idempotency_key = $4`,
     place,
   );
-  const requested = JSON.stringify(o.requested);
+  const requested = JSON.stringify(o.requested, (_key, value: unknown) =>
+    typeof value === "string" ? storable(value) : value,
+  );
   if (row !== undefined) {
     const kept = keptRow.parse(row);
     refuseOther(kept.requested, z.record(z.string(), z.unknown()).parse(JSON.parse(requested)));

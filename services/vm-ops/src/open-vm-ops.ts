@@ -31,6 +31,7 @@ import { openHints } from "./output/hints.ts";
 import { makePace } from "./output/pace.ts";
 import { readOutput } from "./output/read.ts";
 import { takeOutput } from "./output/take.ts";
+import { ageOf } from "./sweeps/age.ts";
 import { auditCommands } from "./sweeps/audit.ts";
 import { openLiveness } from "./sweeps/liveness.ts";
 import { sweepCommands } from "./sweeps/sweep.ts";
@@ -143,7 +144,7 @@ function requestHandlers(parts: Parts): RequestHandlers<typeof vmOpsRequests> {
     replayCommand: (payload, context) => replayCommand(parts, payload, context),
     sweepCommands: (payload) => sweepCommands(parts, payload),
     pruneVmOps: async ({ older_than_ms, limit }) => ({
-      removed: await pruneInbox(database, older_than_ms, limit),
+      removed: await pruneInbox(database, ageOf(older_than_ms), limit),
     }),
     auditVmOps: () => auditCommands(database),
   };

@@ -2,7 +2,6 @@ import { vmQueue } from "@muster/contracts/topology";
 import { fileURLToPath } from "node:url";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { uuidv7 } from "@muster/contracts/ids";
-import { checkIsolation } from "@muster/database/catalogue";
 import { migrate } from "@muster/database/migrate";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 import { expect } from "chai";
@@ -108,21 +107,6 @@ describe("VMs", function () {
     expect(codes.filter((code) => code === "none")).to.have.length(10);
     expect(codes.filter((code) => code === "VM_QUEUE_FULL")).to.have.length(20);
     await replica.close();
-  });
-
-  it("isolates every table by tenant", async () => {
-    const vm = await s.vm();
-    const agent = new ScriptedAgent(s, [vm]);
-    await agent.hello();
-    const grant = await agent.granted(await s.exec(vm));
-    await agent.output(grant, [{ offset: 0, data: "x" }]);
-    const checked = {
-      schema: "vm_ops",
-      role: "vm_ops",
-      shared: ["claim_key", "liveness"],
-      systemOnly: ["outbox"],
-    };
-    expect(await checkIsolation(s.postgres.adminUrl, [checked])).to.deep.equal([]);
   });
 
   it("never changes or forgets a command's history", async () => {

@@ -170,9 +170,7 @@ export class RequestServer implements Consumer {
     }
     const route = this.#options.routes.get(envelope.type);
     if (route === undefined) {
-      // nobody would hear the refusal: kept for people instead
-      if (!mayReply(delivery)) this.#settle(delivery, "dead_lettered");
-      else this.#answer(delivery, envelope, new MusterError("UNSUPPORTED_MESSAGE"));
+      this.#answer(delivery, envelope, new MusterError("UNSUPPORTED_MESSAGE"));
       return;
     }
     const remainingMs = this.#remainingMs(envelope, route);
@@ -306,7 +304,9 @@ export class RequestServer implements Consumer {
     else if (!this.#declared(envelope.type, known.code)) {
       this.#options.logger.error(log, "answered with a code that the contract does not declare");
     }
-    this.#reply(delivery, envelope, { ok: false, error: known.toWire() });
+    // Nobody would hear the refusal: kept for people instead.
+    if (!mayReply(delivery)) this.#settle(delivery, "dead_lettered");
+    else this.#reply(delivery, envelope, { ok: false, error: known.toWire() });
   }
 
   #declared(type: string, code: ErrorCode): boolean {

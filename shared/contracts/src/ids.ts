@@ -13,6 +13,14 @@ export const uuid = z
 /** RFC 3339 in UTC, milliseconds. */
 export const timestamp = z.iso.datetime({ offset: false });
 
+/** A moment to compare with. PostgreSQL has no year 0. */
+export const moment = timestamp.refine((text) => !text.startsWith("0000"), "must be of year 1 or later");
+
+/** Text that others chose, as far as a database takes it: no NUL, no half of a surrogate pair. */
+export const plainText = z
+  .string()
+  .refine((text) => !/[\0\p{Cs}]/u.test(text), "must not contain NUL or half of a surrogate pair");
+
 /** Lower-case hex SHA-256. */
 export const sha256 = z.string().regex(/^[0-9a-f]{64}$/, "must be a lower-case hex SHA-256");
 

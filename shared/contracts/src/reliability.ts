@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { defineEvent, defineRequest } from "./define.ts";
-import { tenantId, timestamp, uuid } from "./ids.ts";
+import { plainText, tenantId, timestamp, uuid } from "./ids.ts";
 import { page } from "./commands.ts";
 import { cursor, limit, sweepReport, sweepRule } from "./vm-ops.ts";
 
@@ -52,9 +52,9 @@ export const deadLetterDetail = deadLetterView.extend({
 export const deadLetterFilter = z.object({
   state: z.enum(deadLetterStates).optional(),
   kind: z.enum(["message", "command"]).optional(),
-  queue: z.string().max(255).optional(),
-  type: z.string().max(255).optional(),
-  reason: z.string().max(64).optional(),
+  queue: plainText.max(255).optional(),
+  type: plainText.max(255).optional(),
+  reason: plainText.max(64).optional(),
   vm_uuid: uuid.optional(),
 });
 
@@ -132,7 +132,7 @@ export const reliabilityRequests = {
     owner: "reliability",
     name: "reliability.dead-letter.discard.v1",
     summary: "Settle it without sending it again; the reason is kept.",
-    payload: z.object({ dead_letter_id: uuid, reason: z.string().min(1).max(500) }),
+    payload: z.object({ dead_letter_id: uuid, reason: plainText.min(1).max(500) }),
     reply: deadLetterView,
     codes: ["DEAD_LETTER_NOT_FOUND", "NOT_REPLAYABLE"],
   }),

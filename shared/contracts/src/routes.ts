@@ -8,7 +8,8 @@ import {
   vmView,
 } from "./commands.ts";
 import { actionName } from "./actions.ts";
-import { timestamp, uuid } from "./ids.ts";
+import { correlationId } from "./envelope.ts";
+import { moment, plainText, uuid } from "./ids.ts";
 import { followedPage, outputPosition } from "./output-stream.ts";
 import {
   deadLetterDetail,
@@ -31,7 +32,10 @@ const deadLetterParams = z.object({ id: uuid });
 const labelSelector = z
   .string()
   .max(2_048)
-  .regex(/^[^=,]+=[^=,]*(,[^=,]+=[^=,]*)*$/, "must be name=value pairs with commas between");
+  .regex(
+    /^[A-Za-z0-9_./-]+=[A-Za-z0-9_./-]*(,[A-Za-z0-9_./-]+=[A-Za-z0-9_./-]*)*$/,
+    "must be name=value pairs with commas between",
+  );
 
 /** `queued,running`. */
 const stateList = z
@@ -43,9 +47,9 @@ const stateList = z
 const deadLetterQuery = {
   state: z.enum(deadLetterStates).optional(),
   kind: z.enum(["message", "command"]).optional(),
-  queue: z.string().min(1).max(255).optional(),
-  type: z.string().min(1).max(255).optional(),
-  reason: z.string().min(1).max(64).optional(),
+  queue: plainText.min(1).max(255).optional(),
+  type: plainText.min(1).max(255).optional(),
+  reason: plainText.min(1).max(64).optional(),
   vm_uuid: uuid.optional(),
 };
 
@@ -135,9 +139,9 @@ export const routes = {
       vm_uuid: uuid.optional(),
       action: actionName.optional(),
       state: stateList.optional(),
-      accepted_after: timestamp.optional(),
-      accepted_before: timestamp.optional(),
-      correlation_id: z.string().min(1).max(128).optional(),
+      accepted_after: moment.optional(),
+      accepted_before: moment.optional(),
+      correlation_id: correlationId.optional(),
     }),
     status: 200,
     reply: z.object({ commands: z.array(commandSummary) }),
@@ -256,7 +260,7 @@ export const routes = {
     tag: "reliability",
     access: "admin",
     params: deadLetterParams,
-    body: z.strictObject({ reason: z.string().min(1).max(500) }),
+    body: z.strictObject({ reason: plainText.min(1).max(500) }),
     status: 200,
     reply: z.object({ dead_letter: deadLetterView }),
     codes: ["DEAD_LETTER_NOT_FOUND", "NOT_REPLAYABLE"],

@@ -15,7 +15,7 @@ import {
   vmView,
 } from "./commands.ts";
 import { defineBatchRequest, defineEvent, defineRequest } from "./define.ts";
-import { sha256, timestamp, uuid } from "./ids.ts";
+import { moment, plainText, sha256, timestamp, uuid } from "./ids.ts";
 
 /** Any visible ASCII, as in draft-ietf-httpapi-idempotency-key-header, at most 255 characters. */
 export const idempotencyKey = z.string().regex(/^[\x21-\x7e]{1,255}$/);
@@ -70,15 +70,16 @@ export const vmChange = z
     labels: labels.optional(),
     concurrency: z.number().int().min(1).max(64).optional(),
   })
-  .refine((change) => Object.keys(change).length > 0, "name at least one of name, labels, concurrency");
+  .refine((change) => Object.keys(change).length > 0, "name at least one of name, labels, concurrency")
+  .meta({ minProperties: 1 });
 
 export const commandFilter = z.object({
   vm_uuid: uuid.optional(),
   action: actionName.optional(),
   states: z.array(commandState).max(10).optional(),
-  accepted_after: timestamp.optional(),
-  accepted_before: timestamp.optional(),
-  correlation_id: z.string().max(128).optional(),
+  accepted_after: moment.optional(),
+  accepted_before: moment.optional(),
+  correlation_id: plainText.max(128).optional(),
 });
 
 export const sweepRules = [
@@ -125,7 +126,7 @@ export const vmOpsRequests = {
     name: "vm-ops.vm.list.v1",
     summary: "List VMs by label and state, newest first.",
     payload: z.object({
-      labels: z.record(z.string(), z.string()).default({}),
+      labels: z.record(plainText, plainText).default({}),
       state: z.enum(["active", "retired"]).optional(),
       limit,
       cursor: cursor.optional(),

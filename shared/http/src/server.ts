@@ -67,6 +67,8 @@ export async function openHttpServer<Rs extends Readonly<Record<string, Route>>>
       requestTimeout: limits.requestTimeoutMs,
       connectionsCheckingInterval: limits.connectionsCheckMs,
       keepAliveTimeout: limits.keepAliveTimeoutMs,
+      // A header that may come once and came twice is no value at all; Node would take the first and hide the other.
+      joinDuplicateHeaders: true,
     },
     application(o, front, limits, streams),
   );

@@ -14,6 +14,9 @@ import { agentKeyOf } from "./sessions.ts";
 type Item = ReportItem<typeof agentHello>;
 type Answer = ReplyInputOf<typeof agentHello> | MusterError;
 
+/** Each session is one more than the last, and the table holds no more than 2^31 - 1: nobody was granted this many. */
+const generationMax = 2_000_000_000;
+
 export interface HelloParts {
   readonly database: Pick<Database, "transaction">;
   readonly metrics: Pick<VmOpsMetrics, "quarantines">;
@@ -78,6 +81,10 @@ async function openSession(
   { payload, context }: Item,
   known: SessionForHello | undefined,
 ): Promise<SessionForHello | MusterError> {
+  if (payload.last_generation > generationMax) {
+    const details = [{ path: "last_generation", message: `must be at most ${generationMax}` }];
+    return new MusterError("VALIDATION_FAILED", undefined, { details });
+  }
   const verdict = judgeHello(known, {
     sessionId: payload.session_id,
     journalId: payload.journal_id,

@@ -5,6 +5,7 @@ import { transitionOf, writeTransitions } from "../commands/store.ts";
 import type { LockedCommand, Written } from "../commands/store.ts";
 import type { VmOpsMetrics } from "../metrics.ts";
 import type { Hints } from "../output/hints.ts";
+import { ageOf } from "./age.ts";
 import { amnestyMs } from "./liveness.ts";
 import { rules, selectStale } from "./rules.ts";
 import type { SweepRule, Thresholds } from "./rules.ts";
@@ -27,8 +28,8 @@ const namedMax = 20;
 /** Runs the rules, each in bounded batches. Any number of sweeps may run at once: nothing is swept twice. */
 export async function sweepCommands(parts: SweepParts, request: PayloadOf<Contract>): Promise<Report> {
   const thresholds: Thresholds = {
-    runningMaxMs: request.running_max_ms,
-    dispatchedMaxMs: request.dispatched_max_ms,
+    runningMaxMs: ageOf(request.running_max_ms),
+    dispatchedMaxMs: ageOf(request.dispatched_max_ms),
     requeuesMax: request.dispatch_max_requeues,
     forceMs: parts.forceMs,
   };

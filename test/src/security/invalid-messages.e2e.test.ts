@@ -1,0 +1,259 @@
+import { openBroker, type Broker } from "@muster/broker/broker";
+import {
+  commonRequestCodes,
+  messageBytesMax,
+  type EventContract,
+  type ReportContract,
+  type RequestContract,
+} from "@muster/contracts/define";
+import { MusterError } from "@muster/contracts/errors";
+import { uuidv7 } from "@muster/contracts/ids";
+import { mesh } from "@muster/contracts/mesh";
+import { wireSchemaOf } from "@muster/contracts/schema";
+import { requestsQueue, subscriptionQueue } from "@muster/contracts/topology";
+import { openLogger } from "@muster/telemetry/logger";
+import { createMetrics } from "@muster/telemetry/metrics";
+import { eventuallyHolds } from "@muster/testing/eventually";
+import { samplesOf } from "@muster/testing/samples";
+import { expect } from "chai";
+import fc from "fast-check";
+import { after, before, describe, it } from "mocha";
+import { z } from "zod";
+import { ask, ended, shell } from "../following.ts";
+import { asAdmin } from "../model/facts.ts";
+import { openSystem, type System } from "../system.ts";
+import { badEnvelopes, badPayloads } from "./odd-messages.ts";
+import { edgesOf, nearMissesOf } from "./odd.ts";
+import { quietLogs } from "./quiet.ts";
+import { openSender } from "./sending.ts";
+import { makeThings, type Things } from "./things.ts";
+
+type Asked = RequestContract | ReportContract;
+
+const trialsPerContract = 25;
+/** Answers that say that the owner failed, and not what was asked. */
+const failures = [
+  "INTERNAL",
+  "CONTRACT_VIOLATION",
+  "DEADLINE_EXCEEDED",
+  "DEPENDENCY_UNAVAILABLE",
+  "BACKPRESSURE",
+  "DRAINING",
+];
+const requests: Asked[] = Object.values(mesh.requests).flatMap((group) => Object.values(group) as Asked[]);
+const reports: Asked[] = Object.values(mesh.reports).flatMap((group) => Object.values(group) as Asked[]);
+const tokenReply = z.object({ data: z.object({ access_token: z.string() }) });
+
+interface World {
+  readonly system: System;
+  readonly broker: Broker;
+  readonly token: string;
+  readonly things: Things;
+  /** The session of an agent that is known, by which it may report. */
+  readonly agentId: string;
+  readonly session: { readonly generation: number; readonly session_id: string };
+}
+
+async function prepare(): Promise<World> {
+  const system = await openSystem({ env: quietLogs() });
+  const broker = await openBroker({
+    ...{ url: system.amqpUrl, name: "stranger", metrics: createMetrics({ service: "stranger" }) },
+    logger: openLogger({ service: "stranger", level: "silent" }),
+  });
+  const sender = openSender(system.gatewayUrl);
+  const headers = { authorization: `Bearer ${system.apiKey}`, "content-type": "application/json" };
+  const { text } = await sender.send({ method: "POST", path: "/api/v1/auth/token", headers, body: "{}" });
+  sender.close();
+  const things = await makeThings(system.client, system.tenantId, system.vhost);
+  const agentId = uuidv7();
+  const [sample] = fc.sample(samplesOf(wireSchemaOf(mesh.reports["vm-ops.agents"].hello.payload)), {
+    numRuns: 1,
+    seed: 1,
+  });
+  const hello = {
+    ...(sample as object),
+    session_id: uuidv7(),
+    vm_uuids: [things["vms"] ?? ""],
+    last_generation: 0,
+  };
+  const from = { tenantId: system.tenantId, agentId };
+  const contract = mesh.reports["vm-ops.agents"].hello;
+  const granted = await broker.report(contract, contract.payload.parse(hello), from, {
+    correlationId: "hello",
+  });
+  const session = { generation: granted.generation, session_id: hello.session_id };
+  return {
+    system,
+    broker,
+    token: tokenReply.parse(JSON.parse(text)).data.access_token,
+    things,
+    agentId,
+    session,
+  };
+}
+
+/** Puts what is there where the contract asks for an id, and the known session. */
+function withReal(value: unknown, { things, session }: World): unknown {
+  const ids: Record<string, unknown> = {
+    vm_uuid: things["vms"],
+    command_id: things["commands"],
+    dead_letter_id: things["dead-letters"],
+    session,
+  };
+  if (Array.isArray(value))
+    return value.map((inner: unknown) => withReal(inner, { things, session } as World));
+  if (typeof value !== "object" || value === null) return value;
+  const entries = Object.entries(value).map(([key, inner]) => {
+    const known = Object.hasOwn(ids, key) && typeof inner === typeof ids[key] ? ids[key] : undefined;
+    return [key, known ?? withReal(inner, { things, session } as World)];
+  });
+  return Object.fromEntries(entries) as unknown;
+}
+
+/** Sends a payload that nobody has looked at, as a peer with other contracts does. */
+async function send(contract: Asked, payload: unknown, world: World): Promise<unknown> {
+  const { broker, token, system, agentId } = world;
+  const anything = { payload: z.unknown(), payloadBytesMax: messageBytesMax };
+  const context = { correlationId: uuidv7(), identity: token };
+  if (contract.kind === "request")
+    return await broker.request({ ...contract, ...anything }, payload, context);
+  // What an agent says of its own session changes it: each hello is another agent's.
+  const from = { tenantId: system.tenantId, agentId: contract.report === "hello" ? uuidv7() : agentId };
+  return await broker.report({ ...contract, ...anything }, payload, from, { correlationId: uuidv7() });
+}
+
+async function expectOrderly(contract: Asked, payload: unknown, world: World): Promise<void> {
+  const error = await send(contract, payload, world).then(
+    () => undefined,
+    (thrown: unknown) => (thrown instanceof Error ? thrown : new Error(String(thrown))),
+  );
+  const parsed = contract.payload.safeParse(payload);
+  if (error === undefined) {
+    expect(parsed.error?.issues ?? [], "an invalid payload was taken").to.deep.equal([]);
+    return;
+  }
+  if (!(error instanceof MusterError)) throw error;
+  // An agent whose session nobody knows is to say hello again, and may then send the same.
+  if (contract.kind === "report" && parsed.success && /say hello again/.test(error.message)) return;
+  const codes: readonly string[] = [...contract.codes, ...commonRequestCodes];
+  expect(
+    codes.filter((code) => !failures.includes(code)),
+    error.message,
+  ).to.include(error.code);
+  if (!parsed.success) expect(error.code).to.equal("VALIDATION_FAILED");
+  if (error.code !== "VALIDATION_FAILED") return;
+  expect(error.details).to.have.length.greaterThan(0);
+  for (const { path, message } of error.details) {
+    expect(path).to.not.equal("");
+    expect(message).to.not.equal("");
+  }
+}
+
+describe("whatever a message says", function () {
+  this.timeout(120_000);
+  let world: World;
+  let pids: unknown;
+  const pidsNow = () => Object.values(world.system.services).map(({ pid }) => pid);
+
+  before(async () => {
+    world = await prepare();
+    pids = pidsNow();
+  });
+  after(async () => {
+    await world?.broker.close();
+    await world?.system.close();
+  });
+
+  for (const contract of [...requests, ...reports]) {
+    it(`${contract.name}: is answered by its contract, or refused with a code and a path`, async () => {
+      const schema = wireSchemaOf(contract.payload);
+      const payloads = fc.oneof(edgesOf(schema), nearMissesOf(schema));
+      await fc.assert(
+        fc.asyncProperty(payloads, fc.boolean(), async (payload, real) => {
+          await expectOrderly(contract, real ? withReal(payload, world) : payload, world);
+        }),
+        { numRuns: trialsPerContract },
+      );
+      const filler = "x".repeat(Math.min(contract.payloadBytesMax + 70_000, messageBytesMax - 1_000));
+      await expectOrderly(contract, { filler }, world);
+    });
+  }
+
+  /** Every queue that a service reads messages of ours from, with the type of one. */
+  const queues = [
+    ...Object.entries(mesh.requests).map(([owner, group]) => ({
+      queue: requestsQueue(owner as keyof typeof mesh.requests),
+      types: [Object.values(group)[0]!.name],
+    })),
+    ...Object.entries(mesh.reports).map(([queue, group]) => ({
+      queue,
+      types: [Object.values(group)[0]!.name],
+    })),
+    ...mesh.subscriptions.map((subscription) => ({
+      queue: subscriptionQueue(subscription),
+      types: Object.values<EventContract>(subscription.events).map(({ name }) => name),
+    })),
+  ];
+
+  it("is kept for people where nobody can be told, in every queue, and whoever reads it goes on", async () => {
+    const { system } = world;
+    const kept = (): Promise<Record<string, number>> =>
+      asAdmin(system.adminDatabaseUrl, async (admin) => {
+        const found = await admin.query<{ queue: string; letters: number }>(
+          "SELECT queue, count(*)::int AS letters FROM reliability.dead_letters WHERE queue NOT LIKE 'vm.%' GROUP BY 1",
+        );
+        return Object.fromEntries(found.map(({ queue, letters }) => [queue, letters] as const));
+      });
+    const wanted: Record<string, number> = { ...(await kept()) };
+    for (const { queue, types } of queues) {
+      const odd = [...badEnvelopes(types[0] ?? ""), ...types.flatMap((type) => badPayloads(type))];
+      wanted[queue] = (wanted[queue] ?? 0) + odd.length;
+      for (let from = 0; from < odd.length; from += 8) {
+        const some = odd.slice(from, from + 8);
+        const routed = await Promise.all(
+          some.map((one) => system.vhost.publish({ routingKey: queue, ...one })),
+        );
+        expect(routed).to.not.include(false);
+      }
+    }
+    await eventuallyHolds(async () => expect(await kept()).to.deep.equal(wanted), 60_000);
+  });
+
+  it("does not stop who answers, by an address to answer to that is nobody's", async () => {
+    const { system } = world;
+    const forged = [
+      "forged",
+      "",
+      "g2dkAA",
+      `${Buffer.from("nobody@nowhere").toString("base64")}.x`,
+      "é",
+      "x".repeat(200),
+    ];
+    for (const { queue, types } of queues.filter(({ queue: name }) => name.endsWith(".requests"))) {
+      for (const end of forged) {
+        const [bad] = badPayloads(types[0] ?? "");
+        const properties = {
+          ...bad!.properties,
+          message_id: uuidv7(),
+          reply_to: `amq.rabbitmq.reply-to.${end}`,
+        };
+        await system.vhost.publish({ routingKey: queue, properties, payload: bad!.payload });
+      }
+    }
+    for (const contract of requests) {
+      const [sample] = fc.sample(samplesOf(wireSchemaOf(contract.payload)), { numRuns: 1, seed: 2 });
+      await expectOrderly(contract, sample, world);
+    }
+  });
+
+  it("ended no process, and what is good is carried out", async () => {
+    const { system } = world;
+    expect(pidsNow()).to.deep.equal(pids);
+    for (const service of Object.values(system.services)) await service.ready(10_000);
+    const vm = await system.registerVm();
+    await system.startAgent({ vmUuids: [vm] });
+    expect(await ended(system.client, await ask(system.client, shell(vm, "true")))).to.include({
+      state: "succeeded",
+    });
+  });
+});

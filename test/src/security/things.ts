@@ -1,0 +1,137 @@
+import type { Client } from "@muster/client/client";
+import { uuid, uuidv7 } from "@muster/contracts/ids";
+import { pathParameters, type Route } from "@muster/contracts/route";
+import { wireSchemaOf, type JsonSchema } from "@muster/contracts/schema";
+import { deadLettersExchange, vmQueue } from "@muster/contracts/topology";
+import { eventually } from "@muster/testing/eventually";
+import { samplesOf } from "@muster/testing/samples";
+import type { Vhost } from "@muster/testing/vhost";
+import fc from "fast-check";
+
+/** The id of one real thing of a tenant, by the collection that its path names. */
+export type Things = Readonly<Record<string, string>>;
+
+const trust = {
+  issuer: "https://issuer.example.org",
+  audience: "muster",
+  roles_claim: "roles",
+  role_map: [{ value: "operator", role: "member" as const }],
+};
+
+/** One of each kind that a path parameter can name, made as an operator makes it. */
+export async function makeThings(client: Client, tenantId: string, vhost: Vhost): Promise<Things> {
+  const vm = (await client.registerVm({ body: { name: "a thing" } })).data.vm.vm_uuid;
+  const namesake = (await client.registerVm({ body: { name: "a namesake" } })).data.vm.vm_uuid;
+  const command = (await client.acceptCommand({ body: { vm_uuid: vm, action: "ping" } })).data.command.id;
+  const email = `${uuidv7()}@example.org`;
+  const user = (await client.createUser({ body: { email } })).data.user.id;
+  const robot = (await client.createServiceAccount({ body: { name: "a robot" } })).data.service_account.id;
+  const apiKey = (await client.createApiKey({ body: { name: "a key" } })).data.api_key.id;
+  const issuer = (await client.createIssuer({ body: trust })).data.issuer.id;
+  // As the broker hands over what an agent refused.
+  const dead = { exchange: deadLettersExchange, routingKey: vmQueue(tenantId, vm), payload: "not ours" };
+  await vhost.publish(dead);
+  const letter = await eventually(async () => {
+    const { data } = await client.listDeadLetters({ query: { vm_uuid: vm } });
+    return data.dead_letters[0];
+  }, 15_000);
+  return {
+    vms: vm,
+    namesakes: namesake,
+    commands: command,
+    users: user,
+    "service-accounts": robot,
+    "api-keys": apiKey,
+    issuers: issuer,
+    "dead-letters": letter.id,
+  };
+}
+
+/** What the fields of bodies and queries name that hold an id; a route's own before that of its name. */
+const named: Readonly<Record<string, string>> = {
+  // Whoever registers a VM by another's id has a VM of that id afterwards.
+  "POST /api/v1/vms vm_uuid": "namesakes",
+  vm_uuid: "vms",
+  principal_id: "users",
+  client_id: "service-accounts",
+};
+
+/** One place of a request that names a thing. */
+export interface Reference {
+  readonly where: "params" | "query" | "body";
+  readonly field: string;
+  /** The collection that the thing is of. */
+  readonly of: string;
+}
+
+/** Every place by which a request of this route names a thing. Throws where it is not known what it names. */
+export function referencesOf(route: Route): Reference[] {
+  const inPath = pathParameters(route.path).map((field) => {
+    const words = route.path.split("/");
+    return { where: "params" as const, field, of: words[words.indexOf(`{${field}}`) - 1] ?? "" };
+  });
+  const inside = (["query", "body"] as const).flatMap((where) => {
+    const schema = route[where];
+    const fields = schema === undefined ? [] : idFields(wireSchemaOf(schema));
+    const nameOf = (field: string) => named[`${route.method} ${route.path} ${field}`] ?? named[field] ?? "";
+    return fields.map((field) => ({ where, field, of: nameOf(field) }));
+  });
+  for (const { where, field, of } of [...inPath, ...inside]) {
+    if (of === "") throw new Error(`${route.method} ${route.path}: what does ${where}.${field} name?`);
+  }
+  return [...inPath, ...inside];
+}
+
+const idPattern = wireSchemaOf(uuid)["pattern"];
+
+function idFields(schema: JsonSchema): string[] {
+  const properties = (schema["properties"] ?? {}) as Record<string, JsonSchema>;
+  return Object.entries(properties).flatMap(([field, inner]) =>
+    inner["pattern"] === idPattern ? [field] : [],
+  );
+}
+
+export interface Shape {
+  readonly params: Readonly<Record<string, string>>;
+  readonly query: Readonly<Record<string, string>>;
+  readonly body: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** Fields that the contract leaves to another schema. */
+const chosen: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
+  acceptCommand: { action: "ping" },
+  createIssuer: { ...trust, audience: "another" },
+};
+
+/** The least that fits the route, with ids of nothing. */
+export function leastShape(key: string, route: Route): Shape {
+  const params = Object.fromEntries(pathParameters(route.path).map((field) => [field, uuidv7()]));
+  const { body: schema } = route;
+  if (schema === undefined) return { params, query: {}, body: undefined };
+  const samples = fc.sample(samplesOf(wireSchemaOf(schema)), { numRuns: 50, seed: 1 });
+  const tried = [{}, ...samples].map((sample) => ({ ...(sample as object), ...chosen[key] }));
+  const found = tried.find((sample) => schema.safeParse(sample).success);
+  if (found === undefined) throw new Error(`${key}: no sample fits its body`);
+  let body: Record<string, unknown> = found;
+  for (const field of Object.keys(body)) {
+    const { [field]: _left, ...rest } = body;
+    if (schema.safeParse(rest).success) body = rest;
+  }
+  return { params, query: {}, body };
+}
+
+/** What a field needs beside it to be looked at. */
+const companions: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  client_id: { grant_type: "client_credentials", client_secret: `mk_abcdefghij_${"A".repeat(43)}` },
+};
+
+/** The same with this thing at that place. */
+export function naming(shape: Shape, { where, field }: Reference, id: string): Shape {
+  return { ...shape, [where]: { ...shape[where], ...companions[field], [field]: id } };
+}
+
+export function pathOf(route: Route, { params, query }: Shape): string {
+  const path = route.path.replaceAll(/\{([^}]+)\}/g, (_all, name: string) => params[name] ?? "");
+  const search = new URLSearchParams(query).toString();
+  return search === "" ? path : `${path}?${search}`;
+}
