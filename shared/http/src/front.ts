@@ -21,9 +21,14 @@ interface Visit {
 
 const knownMethods = new Set(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]);
 
+function endConnection(response: ServerResponse): void {
+  if (!response.headersSent) response.setHeader("connection", "close");
+}
+
 /** What every request passes, whatever its route: ids, headers, admission, one log line, metrics. */
 export class Front {
-  draining = false;
+  #draining = false;
+  readonly #answering = new Set<ServerResponse>();
   readonly #o: { logger: Logger; metrics: Metrics; limits: HttpLimits; streams: Streams };
   readonly #visits = new WeakMap<ServerResponse, Visit>();
   readonly #requests: Counter;
@@ -51,6 +56,16 @@ export class Front {
     });
   }
 
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** Every answer from now on ends its connection, also to those who asked before: their next request would be cut. */
+  drain(): void {
+    this.#draining = true;
+    for (const response of this.#answering) endConnection(response);
+  }
+
   /** Streams hold a connection, not a place. */
   get inFlight(): number {
     return this.#entered - this.#o.streams.open.size;
@@ -64,7 +79,8 @@ export class Front {
     response.setHeader("x-request-id", thread.requestId);
     response.setHeader("x-correlation-id", thread.context.correlationId);
     response.setHeader("traceparent", thread.context.traceparent);
-    if (this.draining) response.setHeader("connection", "close");
+    this.#answering.add(response);
+    if (this.#draining) endConnection(response);
     const full = this.inFlight >= this.#o.limits.inFlightMax;
     this.#entered += 1;
     this.#inFlightGauge.inc();
@@ -105,6 +121,7 @@ export class Front {
 
   #leave(request: IncomingMessage, response: ServerResponse, visit: Visit): void {
     this.#entered -= 1;
+    this.#answering.delete(response);
     this.#inFlightGauge.dec();
     const { route, thread, error } = visit;
     const method = knownMethods.has(request.method ?? "") ? request.method! : "OTHER";

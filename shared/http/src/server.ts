@@ -184,7 +184,7 @@ function listening(server: Server, host: string, port: number): Promise<void> {
   });
 }
 
-const lingerMs = 1_000;
+const lingerMs = 2_000;
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function drain(
@@ -193,7 +193,7 @@ async function drain(
   front: Front,
   streams: Streams,
 ): Promise<void> {
-  front.draining = true;
+  front.drain();
   // Whoever is in the middle of asking hears it with the next answer. To close a connection that looks idle breaks the
   // request that is on its way, and nobody can tell its sender whether it counted.
   const lingerUntilMs = performance.now() + lingerMs;

@@ -142,7 +142,10 @@ describe("closing the server", () => {
     expect(server.health().ok).to.equal(false);
     while ((await answerOf(`${server.url}/api/v1/things`, {})) !== "ECONNREFUSED");
     stage.gate.open();
-    expect((await held).status).to.equal(200);
+    const answered = await held;
+    expect(answered.status).to.equal(200);
+    // It asked before; its next request on this connection would meet nobody.
+    expect(answered.headers.get("connection")).to.equal("close");
     await closing;
     await server.close();
   });
