@@ -106,12 +106,12 @@ export class System {
     return run;
   }
 
-  /** Users belong to the whole broker: where it has several vhosts, their names say which. */
+  /** Users belong to the whole broker: their names say whose they are, and where it has several vhosts, of which. */
   #makeLogins(servers: Servers, env: NodeJS.ProcessEnv): Promise<PlanOptions["logins"]> {
     const { vhost } = parseAmqpUrl(servers.amqpUrl);
     const place = vhost === "/" ? "" : `@${vhost}`;
     return ensureLogins(servers, declaredMesh(env), (login) => ({
-      name: `${login}${place}`,
+      name: `muster-${login}${place}`,
       password: this.#secrets.get(`broker.${login}`),
     }));
   }
