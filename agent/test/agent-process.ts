@@ -1,6 +1,5 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { uuidv7 } from "@muster/contracts/ids";
 import { temporaryHome } from "./agent-side.ts";
 import type { ScriptedMesh } from "./scripted-mesh.ts";
 
@@ -46,7 +45,7 @@ export async function installAgent(mesh: ScriptedMesh) {
   const env = {
     MUSTER_AMQP_URL: mesh.link.url,
     MUSTER_TENANT_ID: mesh.tenantId,
-    MUSTER_AGENT_ID: uuidv7(),
+    MUSTER_AGENT_ID: mesh.agentId,
     MUSTER_AGENT_VMS: mesh.vmUuids.join(","),
     MUSTER_AGENT_HOME: home,
     MUSTER_AGENT_STOP_GRACE_MS: "500",

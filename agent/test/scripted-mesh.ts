@@ -11,6 +11,7 @@ import type { PayloadOf, ReplyInputOf } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { meshWith } from "@muster/contracts/mesh";
+import { agentLoginName, loginName } from "@muster/contracts/senders";
 import { topologyOf, vmQueue } from "@muster/contracts/topology";
 import { openBroker } from "@muster/broker/broker";
 import { prepareDoorbell } from "@muster/broker/prepare";
@@ -55,13 +56,21 @@ export async function setupMesh(o: { vms?: number; concurrency?: number } = {}) 
   const logger = openLogger({ service: "scripted-mesh", level: "silent" });
   const metrics = createMetrics({ service: "scripted-mesh" });
   const broker = await openBroker({
-    url: vhost.amqpUrl,
+    url: await vhost.urlAs(loginName("vm-ops")),
     name: "scripted-mesh",
     service: "vm-ops",
     logger,
     metrics,
   });
-  const link = await openFaultyLink(vhost.amqpUrl);
+  const reliability = await openBroker({
+    url: await vhost.urlAs(loginName("reliability")),
+    name: "scripted-reliability",
+    service: "reliability",
+    logger,
+    metrics: createMetrics({ service: "scripted-reliability" }),
+  });
+  const agentId = uuidv7();
+  const link = await openFaultyLink(await vhost.urlAs(agentLoginName(agentId)));
   const vmUuids = Array.from({ length: o.vms ?? 1 }, () => uuidv7());
   await Promise.all(vmUuids.map((vm) => broker.ensureVmQueue(vmQueue(tenantId, vm))));
 
@@ -179,7 +188,7 @@ export async function setupMesh(o: { vms?: number; concurrency?: number } = {}) 
           return { items: payload.chunks.map(takeChunk), next_interval_ms: 0, paused: false };
         }),
     }),
-    broker.serveReports(reliabilityHeartbeatsQueue, reliabilityReports, {
+    reliability.serveReports(reliabilityHeartbeatsQueue, reliabilityReports, {
       heartbeat: async (items) =>
         items.map(({ payload }) => {
           seen.heartbeats.push(payload);
@@ -218,7 +227,7 @@ export async function setupMesh(o: { vms?: number; concurrency?: number } = {}) 
   }
 
   return {
-    ...{ vhost, broker, link, vmUuids, seen, script, ring, submit, tenantId },
+    ...{ vhost, broker, agentId, link, vmUuids, seen, script, ring, submit, tenantId },
     submitScript: (text: string, vm = 0) => submit("script", { text }, vm),
     resultOf: (id: string): Result | undefined => seen.results.find(({ command_id }) => command_id === id),
     outputOf: (id: string): string => (seen.output.get(`${id}.stdout`) ?? Buffer.alloc(0)).toString("latin1"),
@@ -235,6 +244,7 @@ export async function setupMesh(o: { vms?: number; concurrency?: number } = {}) 
       await Promise.all(consumers.map((consumer) => consumer.close()));
       await link.close();
       await broker.close();
+      await reliability.close();
       await vhost.destroy();
     },
   };

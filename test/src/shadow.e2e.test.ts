@@ -10,6 +10,7 @@ import { wireSchemaOf } from "@muster/contracts/schema";
 import { openAdmin } from "@muster/database/admin";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { samplesOf } from "@muster/testing/samples";
+import { loginName } from "@muster/contracts/senders";
 import { z } from "zod";
 import { ask, shell } from "./following.ts";
 import { addSigningKey, type SignedClaims } from "./own-signing-key.ts";
@@ -76,7 +77,7 @@ async function prepare(): Promise<Bundle> {
     name: "gateway-enforced",
     entry: "services/gateway/dist/src/main.js",
     env: {
-      MUSTER_AMQP_URL: system.amqpUrl,
+      MUSTER_AMQP_URL: await system.vhost.urlAs(loginName("gateway")),
       MUSTER_GATEWAY_PORT: String(enforcedPort),
       MUSTER_KEYS_MAX_AGE_SECONDS: "1",
     },

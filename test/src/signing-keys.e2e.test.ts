@@ -8,6 +8,7 @@ import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
+import { loginName } from "@muster/contracts/senders";
 import { expect } from "chai";
 import { after, before, describe, it } from "mocha";
 import { z } from "zod";
@@ -128,7 +129,8 @@ describe("a signing key that is revoked under load", function () {
     system = await openSystem();
     second = await replicaOf(system, "auth");
     mesh = await openBroker({
-      ...{ url: system.amqpUrl, name: "test", logger: openLogger({ service: "test", level: "silent" }) },
+      ...{ url: await system.vhost.urlAs(loginName("gateway")), name: "test" },
+      logger: openLogger({ service: "test", level: "silent" }),
       metrics: createMetrics({ service: "test" }),
     });
     vm = await system.registerVm("revoking");

@@ -2,10 +2,11 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ensureLogins, ensureUser, urlFor, type BrokerUser, type Login } from "@muster/broker/users";
+import { ensureLogins, ensureUser, urlFor, type BrokerUser } from "@muster/broker/users";
 import { createClient, type Client } from "@muster/client/client";
 import { uuidv7 } from "@muster/contracts/ids";
 import { agentPermissions } from "@muster/contracts/permissions";
+import { agentLoginName, loginName, type Login } from "@muster/contracts/senders";
 import { setupDatabase } from "@muster/testing/database";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { setupVhost, type Vhost } from "@muster/testing/vhost";
@@ -58,6 +59,8 @@ export interface System {
   readonly client: Client;
   readonly amqpUrl: string;
   readonly vhost: Vhost;
+  /** By which the services log in at the broker, with the permissions that they have. */
+  readonly logins: Readonly<Record<Login, BrokerUser>>;
   readonly adminDatabaseUrl: string;
   readonly services: Readonly<Record<ServiceName, ManagedProcess>>;
   /** Every agent that was started here, also those that were stopped. */
@@ -141,6 +144,7 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
     client,
     amqpUrl: vhost.amqpUrl,
     vhost,
+    logins,
     adminDatabaseUrl: database.adminUrl,
     services,
     agents,
@@ -170,14 +174,14 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
 
 /** As in production, each service logs in as a user of its own that may do no more than it must. */
 function makeLogins(vhost: Vhost): Promise<Record<Login, BrokerUser>> {
-  return ensureLogins(vhost, declaredMesh, (login) => vhost.newUser(login));
+  return ensureLogins(vhost, declaredMesh, (login) => vhost.newUser(loginName(login)));
 }
 
 async function makeAgentUser(
   vhost: Vhost,
   agent: Parameters<typeof agentPermissions>[0],
 ): Promise<BrokerUser> {
-  const user = { ...vhost.newUser(`agent-${agent.agentId}`), permissions: agentPermissions(agent) };
+  const user = { ...vhost.newUser(agentLoginName(agent.agentId)), permissions: agentPermissions(agent) };
   await ensureUser(vhost, user);
   return user;
 }

@@ -1,6 +1,7 @@
 import { execFile, spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { urlFor } from "@muster/broker/users";
 import { after, before, describe, it } from "mocha";
 import { expect } from "chai";
 import { repository } from "./processes.ts";
@@ -32,6 +33,7 @@ describe("a peer in Python that knows only the AsyncAPI document", function () {
     const { stdout } = await run(python, [
       join(repository, "test/third-party/peer.py"),
       join(repository, "docs/asyncapi.json"),
+      urlFor(system.amqpUrl, system.logins.gateway),
       system.amqpUrl,
       identity,
       "vm-ops.command.accept.v1",

@@ -1,9 +1,10 @@
 """A peer of the mesh that knows nothing but the AsyncAPI document.
 
-Usage: peer.py DOCUMENT AMQP_URL IDENTITY REQUEST_TYPE REQUEST_DATA EVENT_TYPE
+Usage: peer.py DOCUMENT ASKING_URL EVENTS_URL IDENTITY REQUEST_TYPE REQUEST_DATA EVENT_TYPE
 
-Binds a queue of its own to EVENT_TYPE, sends REQUEST_DATA as REQUEST_TYPE with the caller's token, then prints two lines
-of JSON: the reply's data, and the first event whose data carries the id that the reply gave.
+Binds a queue of its own to EVENT_TYPE, by a login that may do so; sends REQUEST_DATA as REQUEST_TYPE with the caller's
+token, by the login of a service that may ask; then prints two lines of JSON: the reply's data, and the first event whose
+data carries the id that the reply gave.
 """
 
 import datetime
@@ -38,19 +39,22 @@ def envelope(message_type, data, identity):
 
 
 def main():
-    path, url, identity, request_type, request_data, event_type = sys.argv[1:]
+    path, asking_url, events_url, identity, request_type, request_data, event_type = sys.argv[1:]
     with open(path, encoding="utf-8") as file:
         document = json.load(file)
 
-    connection = pika.BlockingConnection(pika.URLParameters(url))
+    asking = pika.URLParameters(asking_url)
+    connection = pika.BlockingConnection(asking)
     channel = connection.channel()
     channel.confirm_delivery()
+    listening = pika.BlockingConnection(pika.URLParameters(events_url))
+    listener = listening.channel()
 
     events = channel_of(document, event_type)
     exchange = events["bindings"]["amqp"]["exchange"]
-    channel.exchange_declare(exchange["name"], exchange["type"], durable=exchange["durable"])
-    queue = channel.queue_declare("", exclusive=True).method.queue
-    channel.queue_bind(queue, exchange["name"], events["address"])
+    listener.exchange_declare(exchange["name"], exchange["type"], durable=exchange["durable"])
+    queue = listener.queue_declare("", exclusive=True).method.queue
+    listener.queue_bind(queue, exchange["name"], events["address"])
 
     request = envelope(request_type, json.loads(request_data), identity)
     seen = {}
@@ -61,13 +65,13 @@ def main():
         if reply["causationid"] == request["id"]:
             wanted["reply"] = reply["data"]
 
-    def on_event(_channel, method, _properties, body):
+    def on_event(events_channel, method, _properties, body):
         event = json.loads(body)
         seen[event["data"]["command_id"]] = event
-        channel.basic_ack(method.delivery_tag)
+        events_channel.basic_ack(method.delivery_tag)
 
     channel.basic_consume("amq.rabbitmq.reply-to", on_reply, auto_ack=True)
-    channel.basic_consume(queue, on_event)
+    listener.basic_consume(queue, on_event)
     channel.basic_publish(
         exchange="muster.requests",
         routing_key=request_type,
@@ -75,6 +79,7 @@ def main():
         properties=pika.BasicProperties(
             content_type=document["defaultContentType"],
             message_id=request["id"],
+            user_id=asking.credentials.username,
             type=request_type,
             reply_to="amq.rabbitmq.reply-to",
             delivery_mode=2,
@@ -84,7 +89,8 @@ def main():
 
     deadline = datetime.datetime.now() + datetime.timedelta(seconds=40)
     while datetime.datetime.now() < deadline:
-        connection.process_data_events(time_limit=0.2)
+        connection.process_data_events(time_limit=0.1)
+        listening.process_data_events(time_limit=0.1)
         reply = wanted.get("reply")
         if reply is None:
             continue
@@ -96,6 +102,7 @@ def main():
     if wanted.get("reply", {}).get("ok"):
         print(json.dumps(seen.get(wanted["reply"]["result"]["command"]["id"])))
     connection.close()
+    listening.close()
 
 
 main()

@@ -1,3 +1,4 @@
+import { vmCommandDoorbell } from "@muster/contracts/agents";
 import { vmQueue } from "@muster/contracts/topology";
 import { uuidv7 } from "@muster/contracts/ids";
 import type { Broker } from "@muster/broker/broker";
@@ -6,7 +7,8 @@ import type { Metrics } from "@muster/telemetry/metrics";
 import { readBell } from "./read-bell.ts";
 import type { Transport } from "./transport.ts";
 
-const prefetch = 50;
+/** A VM's queue carries doorbells, by who may ring. */
+const options = { prefetch: 50, doorbell: vmCommandDoorbell };
 const watchMs = 500;
 
 /** Doorbells from the VMs' queues, reports by request and reply through the broker. */
@@ -34,7 +36,7 @@ export function amqpTransport(o: {
     report: (contract, payload) =>
       broker.report(contract, payload, { tenantId, agentId }, { correlationId: uuidv7(), tenantId }),
     listen: (vmUuid, onBell) =>
-      broker.consume(vmQueue(tenantId, vmUuid), { prefetch }, (delivery) => {
+      broker.consume(vmQueue(tenantId, vmUuid), options, (delivery) => {
         try {
           const bell = readBell(delivery, vmUuid);
           onBell({ bell, accept: () => delivery.ack() });

@@ -6,6 +6,7 @@ import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { openSystem } from "@muster/test/system";
+import { loginName } from "@muster/contracts/senders";
 import { Pool } from "pg";
 import { z } from "zod";
 import { openClock, pass } from "./clock.ts";
@@ -48,7 +49,8 @@ export async function openMuster(o: { vms: number; payload: string }): Promise<M
   });
   const registry = createMetrics({ service: "bench" });
   const logger = openLogger({ service: "bench", level: "warn" });
-  const broker = await openBroker({ url: system.amqpUrl, name: "bench", logger, metrics: registry });
+  const url = await system.vhost.urlAs(loginName("gateway"));
+  const broker = await openBroker({ url, name: "bench", logger, metrics: registry });
   const close = async (): Promise<void> => {
     await broker.close();
     await database.end();

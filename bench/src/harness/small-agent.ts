@@ -6,6 +6,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { freePort, repository } from "@muster/test/processes";
 import type { System } from "@muster/test/system";
 import { eventuallyHolds } from "@muster/testing/eventually";
+import { agentLoginName } from "@muster/contracts/senders";
 import { pass } from "./clock.ts";
 
 export interface SmallAgent {
@@ -35,10 +36,11 @@ export async function untilReady(internalUrl: string, fromMs: number, timeoutMs 
 
 /** An echoing agent by its own launcher, with the heap that the launcher gives it. */
 export async function startSmallAgent(
-  system: Pick<System, "amqpUrl" | "tenantId" | "folder" | "client">,
+  system: Pick<System, "vhost" | "tenantId" | "folder" | "client">,
   o: { vmUuids: readonly string[]; env?: Record<string, string> },
 ): Promise<SmallAgent> {
   const agentId = uuidv7();
+  const amqpUrl = await system.vhost.urlAs(agentLoginName(agentId));
   const port = await freePort();
   const internalUrl = `http://127.0.0.1:${port}`;
   const fromMs = performance.now();
@@ -48,7 +50,7 @@ export async function startSmallAgent(
     env: {
       PATH: [dirname(process.execPath), process.env.PATH].join(delimiter),
       HOME: process.env.HOME,
-      MUSTER_AMQP_URL: system.amqpUrl,
+      MUSTER_AMQP_URL: amqpUrl,
       MUSTER_TENANT_ID: system.tenantId,
       MUSTER_AGENT_ID: agentId,
       MUSTER_AGENT_VMS: o.vmUuids.join(","),

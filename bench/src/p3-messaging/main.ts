@@ -4,6 +4,7 @@ import { subscriptionQueue } from "@muster/contracts/topology";
 import { openAdmin, type Admin } from "@muster/database/admin";
 import { setupDatabase } from "@muster/testing/database";
 import { setupVhost, type Vhost } from "@muster/testing/vhost";
+import { loginName } from "@muster/contracts/senders";
 import { z } from "zod";
 import { startChild, type Child } from "../harness/child.ts";
 import { runBenchmark, type BenchmarkOptions } from "../harness/command.ts";
@@ -140,9 +141,10 @@ await runBenchmark(
     });
     const admin = await openAdmin(base.adminUrl);
     await admin.run(bareTables);
+    const url = await vhost.urlAs(loginName("vm-ops"));
     const start = (side: Side): Promise<Child> =>
       startChild(programs[side], {
-        MUSTER_AMQP_URL: vhost.amqpUrl,
+        MUSTER_AMQP_URL: url,
         MUSTER_DATABASE_URL: side === "ours" ? base.urlFor(schema) : base.adminUrl,
       });
     const place: Place = { vhost, admin, options, start };

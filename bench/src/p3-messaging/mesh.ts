@@ -27,6 +27,7 @@ export const ask = defineBatchRequest({
   reply: z.object({ n: z.number().int(), text: z.string() }),
   codes: [],
   identity: "none",
+  callers: ["vm-ops"],
   batch: { sizeMax: 100, waitMs: 1 },
 });
 export const askers = 32;

@@ -8,6 +8,7 @@ import { openAdmin, type Admin } from "@muster/database/admin";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { openSystem, type System } from "@muster/test/system";
+import { loginName } from "@muster/contracts/senders";
 import { pass } from "../harness/clock.ts";
 import { median } from "../harness/figure.ts";
 import { inParallel, oneAfterAnother } from "./loops.ts";
@@ -39,7 +40,8 @@ export async function openFleet(vms: number, type: QueueType): Promise<Fleet> {
   await admin.run("SET search_path = vm_ops");
   const metrics = createMetrics({ service: "bench" });
   const logger = openLogger({ service: "bench", level: "warn" });
-  const broker = await openBroker({ url: system.amqpUrl, name: "bench", logger, metrics });
+  const url = await system.vhost.urlAs(loginName("gateway"));
+  const broker = await openBroker({ url, name: "bench", logger, metrics });
   const identity = await tokenOf(system, broker);
   // Nothing but the way of a command: no sweeps, no audits, no HTTP.
   await system.services.gateway.stop();

@@ -13,6 +13,7 @@ import { applyMesh } from "@muster/test/topology";
 import { setupDatabase } from "@muster/testing/database";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { setupVhost } from "@muster/testing/vhost";
+import { loginName } from "@muster/contracts/senders";
 import { runBenchmark } from "../harness/command.ts";
 import { median, tell, type Figure, type Sample } from "../harness/figure.ts";
 import { fill, lastVm, type Fleet } from "./fill.ts";
@@ -48,7 +49,7 @@ async function openBed(commands: number, folder: string, log: (line: string) => 
     name: `vm-ops-${commands}`,
     entry: "services/vm-ops/dist/src/main.js",
     env: {
-      MUSTER_AMQP_URL: vhost.amqpUrl,
+      MUSTER_AMQP_URL: await vhost.urlAs(loginName("vm-ops")),
       MUSTER_DATABASE_URL: database.urlFor("vm_ops"),
       MUSTER_VM_QUEUE_TYPE: "classic",
       MUSTER_LOG_LEVEL: "info",
@@ -61,7 +62,8 @@ async function openBed(commands: number, folder: string, log: (line: string) => 
   // It has been up for long: nobody is given time to claim because of an outage.
   await admin.run("UPDATE liveness SET resumed_at = now() - interval '1 day'");
   const broker = await openBroker({
-    ...{ url: vhost.amqpUrl, name: "bench", logger: openLogger({ service: "bench", level: "silent" }) },
+    ...{ url: await vhost.urlAs(loginName("reliability")), name: "bench" },
+    logger: openLogger({ service: "bench", level: "silent" }),
     metrics: createMetrics({ service: "bench" }),
   });
   // At its start vm-ops sees to every queue once; that is no part of a sweep.

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { urlFor } from "@muster/broker/users";
-import type { BrokerUser, Login } from "@muster/broker/users";
+import type { BrokerUser } from "@muster/broker/users";
+import type { Login } from "@muster/contracts/senders";
 import { markerVariable } from "../system/process-table.ts";
 import type { Secrets } from "../servers/secrets.ts";
 import type { Servers } from "../servers/servers.ts";

@@ -6,6 +6,7 @@ import { createClient } from "@muster/client/client";
 import type { Client } from "@muster/client/client";
 import { MusterError } from "@muster/contracts/errors";
 import { agentPermissions } from "@muster/contracts/permissions";
+import { agentLoginName, loginName } from "@muster/contracts/senders";
 import { parseAmqpUrl } from "../servers/amqp-probe.ts";
 import { openSecrets } from "../servers/secrets.ts";
 import type { Secrets } from "../servers/secrets.ts";
@@ -109,9 +110,9 @@ export class System {
   /** Users belong to the whole broker: their names say whose they are, and where it has several vhosts, of which. */
   #makeLogins(servers: Servers, env: NodeJS.ProcessEnv): Promise<PlanOptions["logins"]> {
     const { vhost } = parseAmqpUrl(servers.amqpUrl);
-    const place = vhost === "/" ? "" : `@${vhost}`;
+    const place = vhost === "/" ? "" : vhost;
     return ensureLogins(servers, declaredMesh(env), (login) => ({
-      name: `muster-${login}${place}`,
+      name: loginName(login, place),
       password: this.#secrets.get(`broker.${login}`),
     }));
   }
@@ -174,7 +175,7 @@ export class System {
     await ensureRegistered(client, machine);
     const { servers } = plan;
     const user = {
-      name: `agent-${machine.agent_id}`,
+      name: agentLoginName(machine.agent_id),
       password: this.#secrets.get(`agent.${machine.agent_id}`),
       permissions: agentPermissions({
         ...{ tenantId, agentId: machine.agent_id },

@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { apiKeyPattern, authRequests } from "@muster/contracts/auth";
+import { loginName } from "@muster/contracts/senders";
 import { openVerifier } from "@muster/identity/verify";
 import { expect } from "chai";
 import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
@@ -66,7 +67,7 @@ describe("auth", function () {
     const key = await makeKey(s.database, "exchanged");
     const { access_token, principal, expires_in_seconds } = await s.exchange(key);
     const verifier = openVerifier({
-      fetchKeys: () => s.broker.request(authRequests.getKeys, {}, context),
+      fetchKeys: () => s.asker.request(authRequests.getKeys, {}, context),
       mode: "enforced",
       shadowTenantId: "shadow-tenant",
       logger,
@@ -131,7 +132,7 @@ describe("auth", function () {
     const env = {
       ...process.env,
       MUSTER_DATABASE_URL: s.postgres.urlFor("auth"),
-      MUSTER_AMQP_URL: s.vhost.amqpUrl,
+      MUSTER_AMQP_URL: await s.vhost.urlAs(loginName("auth")),
       MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryptionKey.toString("base64"),
       MUSTER_INTERNAL_PORT: "0",
       MUSTER_KEYS_MAX_AGE_SECONDS: "3000",

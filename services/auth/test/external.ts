@@ -57,7 +57,7 @@ export async function setupExternal(): Promise<External> {
     token: (more, header) => outside.sign(key, claims(more), header),
     take: (subject_token, more = {}) => {
       const subject_token_type = "urn:ietf:params:oauth:token-type:jwt" as const;
-      return s.broker.request(r.exchangeToken, { subject_token, subject_token_type, ...more }, context);
+      return s.asker.request(r.exchangeToken, { subject_token, subject_token_type, ...more }, context);
     },
     async trustedBy(tenantId, more = {}) {
       const owner = (await s.exchange(await makeKey(s.database, tenantId))).access_token;

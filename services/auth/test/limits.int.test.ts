@@ -7,6 +7,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { limits } from "@muster/contracts/limits";
 import type { LimitName } from "@muster/contracts/limits";
 import { routes } from "@muster/contracts/routes";
+import { loginName } from "@muster/contracts/senders";
 import { createMetrics } from "@muster/telemetry/metrics";
 import type { Metrics } from "@muster/telemetry/metrics";
 import { eventuallyHolds } from "@muster/testing/eventually";
@@ -51,7 +52,7 @@ const newAddress = () => `10.${(addresses += 1) >> 8}.${addresses & 255}.1`;
 
 type Asked = PayloadInputOf<typeof authRequests.exchangeApiKey>;
 const keyed = (key: string): Asked => ({ prefix: key.split("_")[1] ?? "", key_sha256: sha256(key) });
-const exchange = (s: Setup, asked: Asked) => s.broker.request(authRequests.exchangeApiKey, asked, context);
+const exchange = (s: Setup, asked: Asked) => s.asker.request(authRequests.exchangeApiKey, asked, context);
 
 /** One try with what nobody has; "none" where no fault is found with it. */
 async function fail(s: Setup, contract: RequestContract, client_address?: string): Promise<string> {
@@ -59,7 +60,7 @@ async function fail(s: Setup, contract: RequestContract, client_address?: string
   const named = { prefix: newPrefix(), request_key: uuidv7() };
   const foreign = { subject_token: "e30.e30.e30", subject_token_type: jwtType };
   const from = client_address === undefined ? {} : { client_address };
-  return await codeOf(s.broker.request(contract, { ...hashes, ...named, ...foreign, ...from }, context));
+  return await codeOf(s.asker.request(contract, { ...hashes, ...named, ...foreign, ...from }, context));
 }
 
 const times = async <T>(count: number, work: (at: number) => Promise<T>): Promise<T[]> => {
@@ -131,13 +132,13 @@ describe("limits", function () {
   /** How a holder gets a token by each request that gives some. */
   const grants: Record<string, (key: string) => Promise<() => Promise<unknown>>> = {
     exchangeApiKey: async (key) => () => exchange(s, keyed(key)),
-    issueToken: async (key) => () => s.broker.request(authRequests.issueToken, keyed(key), context),
+    issueToken: async (key) => () => s.asker.request(authRequests.issueToken, keyed(key), context),
     async refreshToken(key) {
       const begin = { ...keyed(key), scope: "offline_access" };
-      let { refresh_token: token } = await s.broker.request(authRequests.issueToken, begin, context);
+      let { refresh_token: token } = await s.asker.request(authRequests.issueToken, begin, context);
       return async () => {
         const asked = { token_sha256: sha256(token ?? ""), request_key: uuidv7() };
-        ({ refresh_token: token } = await s.broker.request(authRequests.refreshToken, asked, context));
+        ({ refresh_token: token } = await s.asker.request(authRequests.refreshToken, asked, context));
       };
     },
     async exchangeToken(key) {
@@ -151,7 +152,7 @@ describe("limits", function () {
       const iat = Math.floor(Date.now() / 1_000);
       const claims = { aud: "muster", sub: "person", iat, exp: iat + 600, roles: ["operator"] };
       const asked = { subject_token: await outside.sign(signing, claims), subject_token_type: jwtType };
-      return () => s.broker.request(authRequests.exchangeToken, asked, context);
+      return () => s.asker.request(authRequests.exchangeToken, asked, context);
     },
   };
   for (const [key, contract] of declaring("tokens-by-principal")) {
@@ -199,7 +200,7 @@ describe("limits", function () {
       Promise.all(
         from.map((client_address) => {
           const asked = { prefix, key_sha256: wrongHash(), client_address };
-          return codeOf(s.broker.request(issueToken, asked, context));
+          return codeOf(s.asker.request(issueToken, asked, context));
         }),
       ),
     );
@@ -208,7 +209,7 @@ describe("limits", function () {
     for (const client_address of [newAddress(), from[0]!]) {
       const asked = { ...keyed(key), client_address };
       expect(await codeOf(exchange(s, asked)), client_address).to.equal("none");
-      expect(await codeOf(s.broker.request(issueToken, asked, context)), client_address).to.equal("none");
+      expect(await codeOf(s.asker.request(issueToken, asked, context)), client_address).to.equal("none");
     }
     const events = await told(s);
     expect(events.filter(({ tenant_id }) => tenant_id === "victim")).to.have.length(1);
@@ -220,21 +221,19 @@ describe("limits", function () {
   it("do nothing for whoever is turned away: no token, no family ended, no refresh token begun", async () => {
     const key = await makeKey(s.database, "untouched");
     const begin = { ...keyed(key), scope: "offline_access" };
-    const begun = await s.broker.request(authRequests.issueToken, begin, context);
+    const begun = await s.asker.request(authRequests.issueToken, begin, context);
     const address = newAddress();
     await times(20, () => fail(s, authRequests.refreshToken, address));
     const presented = { token_sha256: sha256(begun.refresh_token ?? ""), client_address: address };
     const asked = { ...presented, request_key: uuidv7() };
-    expect(await codeOf(s.broker.request(authRequests.refreshToken, asked, context))).to.equal(
-      "RATE_LIMITED",
-    );
+    expect(await codeOf(s.asker.request(authRequests.refreshToken, asked, context))).to.equal("RATE_LIMITED");
     const begins = { ...begin, client_address: address };
-    expect(await codeOf(s.broker.request(authRequests.issueToken, begins, context))).to.equal("RATE_LIMITED");
-    expect(await codeOf(s.broker.request(authRequests.revokeToken, presented, context))).to.equal(
+    expect(await codeOf(s.asker.request(authRequests.issueToken, begins, context))).to.equal("RATE_LIMITED");
+    expect(await codeOf(s.asker.request(authRequests.revokeToken, presented, context))).to.equal(
       "RATE_LIMITED",
     );
     const elsewhere = { ...asked, client_address: newAddress() };
-    expect(await codeOf(s.broker.request(authRequests.refreshToken, elsewhere, context))).to.equal("none");
+    expect(await codeOf(s.asker.request(authRequests.refreshToken, elsewhere, context))).to.equal("none");
     const families = await s.database.transaction({ tenants: ["untouched"] }, (tx) =>
       tx.query("SELECT uses FROM refresh_families"),
     );
@@ -316,7 +315,7 @@ async function addReplica(s: Setup, name: string) {
   const metrics = createMetrics({ service: name });
   const database = await open(link.url);
   const broker = await openBroker({
-    ...{ url: s.vhost.amqpUrl, name, service: "auth", logger, metrics },
+    ...{ url: await s.vhost.urlAs(loginName("auth")), name, service: "auth", logger, metrics },
     identify: () => Promise.reject(new MusterError("FORBIDDEN")),
   });
   const signing = await openReplica(database);
@@ -341,7 +340,7 @@ describe("limits of several processes", function () {
     const replicas = [await addReplica(s, "auth-2"), await addReplica(s, "auth-3")];
     // Only the two that count for themselves answer.
     await s.broker.close();
-    const { broker } = replicas[0]!;
+    const broker = s.asker;
     const address = newAddress();
     const codes = await Promise.all(
       Array.from({ length: 200 }, () => {
@@ -362,7 +361,7 @@ describe("limits of several processes", function () {
     const replica = await addReplica(s, "auth-2");
     const key = await makeKey(s.database, "away");
     await s.broker.close();
-    const ask = (asked: Asked) => codeOf(replica.broker.request(authRequests.exchangeApiKey, asked, context));
+    const ask = (asked: Asked) => codeOf(s.asker.request(authRequests.exchangeApiKey, asked, context));
     const wrong = () => ({ prefix: newPrefix(), key_sha256: wrongHash(), client_address: "10.99.0.1" });
     await times(20, () => ask(wrong()));
     replica.link.refuse();

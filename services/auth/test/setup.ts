@@ -11,6 +11,7 @@ import { meshWith } from "@muster/contracts/mesh";
 import type { PreparedMessage } from "@muster/contracts/message";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Role } from "@muster/contracts/principal";
+import { loginName } from "@muster/contracts/senders";
 import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { topologyOf } from "@muster/contracts/topology";
 import { openDatabase } from "@muster/database/database";
@@ -100,6 +101,8 @@ export interface Setup {
   readonly vhost: Vhost;
   readonly database: Database;
   readonly broker: Broker;
+  /** The gateway's, which asks. */
+  readonly asker: Broker;
   readonly keeping: Keeping;
   /** By which outside issuers and their tokens are looked at. */
   readonly outsideClock: { aheadMs: number };
@@ -134,8 +137,10 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
   const fetchKeys = () => database.transaction("system", findPublished, { readOnly: true });
   const verifier = openVerifier({ fetchKeys, mode: "enforced", shadowTenantId, logger, metrics });
   const identify = (token: string | undefined) => verifier.verify(token);
-  const connection = { url: vhost.amqpUrl, name: "auth", service: "auth", identify } as const;
-  const broker = await openBroker({ ...connection, logger, metrics });
+  const url = await vhost.urlAs(loginName("auth"));
+  const broker = await openBroker({ url, name: "auth", service: "auth", identify, logger, metrics });
+  const gatewayUrl = await vhost.urlAs(loginName("gateway"));
+  const asker = await openBroker({ url: gatewayUrl, name: "gateway", service: "gateway", logger, metrics });
   const tenants = { operatorTenantId: "default" };
   const signing = await openReplica(database);
   const publish = (message: PreparedMessage) => broker.publish(message);
@@ -156,14 +161,15 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
     vhost,
     database,
     broker,
+    asker,
     keeping,
     outsideClock,
     exchange(key) {
       const prefix = key.split("_")[1] ?? "";
       const key_sha256 = createHash("sha256").update(key).digest("hex");
-      return broker.request(authRequests.exchangeApiKey, { prefix, key_sha256 }, context);
+      return asker.request(authRequests.exchangeApiKey, { prefix, key_sha256 }, context);
     },
-    as: (token, contract, payload) => broker.request(contract, payload, { ...context, identity: token }),
+    as: (token, contract, payload) => asker.request(contract, payload, { ...context, identity: token }),
     async sign(claims) {
       const key = await signing.keyOf(await database.transaction("system", signing.activeKid));
       const nowSeconds = Math.floor(Date.now() / 1_000);
@@ -181,6 +187,7 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
     async close() {
       await signing.close();
       await relay.close();
+      await asker.close();
       await broker.close();
       await verifier.close();
       await database.close();

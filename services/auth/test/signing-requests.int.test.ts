@@ -2,6 +2,7 @@ import { authRequests } from "@muster/contracts/auth";
 import type { PayloadOf } from "@muster/contracts/define";
 import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import type { SigningKeysView } from "@muster/contracts/signing-keys";
+import { loginName } from "@muster/contracts/senders";
 import { openBroker } from "@muster/broker/broker";
 import { openVerifier } from "@muster/identity/verify";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
@@ -78,7 +79,7 @@ describe("requests about signing keys", function () {
       ...{ mode: "enforced", shadowTenantId: "shadow-tenant", logger, metrics },
     });
     const broker = await openBroker({
-      ...{ url: s.vhost.amqpUrl, name: "auth-2", service: "auth", logger, metrics },
+      ...{ url: await s.vhost.urlAs(loginName("auth")), name: "auth-2", service: "auth", logger, metrics },
       identify: (one) => verifier.verify(one),
     });
     const signing = await openReplica(database);
@@ -129,7 +130,7 @@ describe("requests about signing keys", function () {
     expect(kidsOf(after, "active")).to.deep.equal([next]);
     expect(kidsOf(after, "revoked")).to.include(kidOf(old));
     expect(kidsOf(after, "next")).to.have.length(1);
-    const published = await s.broker.request(authRequests.getKeys, {}, context);
+    const published = await s.asker.request(authRequests.getKeys, {}, context);
     expect(published.keys.map(({ kid }) => kid)).to.not.include(kidOf(old));
     expect(kidOf(await token())).to.equal(next);
     await eventuallyHolds(async () =>

@@ -17,15 +17,15 @@ type Ask = Omit<PayloadInputOf<typeof r.issueToken>, "prefix" | "key_sha256">;
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
 const issue = (s: Setup, key: string, more: Ask = {}) => {
   const payload = { prefix: key.split("_")[1] ?? "", key_sha256: sha256(key), ...more };
-  return s.broker.request(r.issueToken, payload, context);
+  return s.asker.request(r.issueToken, payload, context);
 };
 const refresh = (s: Setup, token: string | null, o: { key?: string; scope?: string } = {}) => {
   const { key = uuidv7(), ...scope } = o;
   const payload = { token_sha256: sha256(token ?? ""), request_key: key, ...scope };
-  return s.broker.request(r.refreshToken, payload, context);
+  return s.asker.request(r.refreshToken, payload, context);
 };
 const revoke = (s: Setup, token: string | null) =>
-  s.broker.request(r.revokeToken, { token_sha256: sha256(token ?? "") }, context);
+  s.asker.request(r.revokeToken, { token_sha256: sha256(token ?? "") }, context);
 
 /** A tenant of its own with a service account, its key, and what was audited of families. */
 async function clientOf(s: Setup, tenantId: string) {

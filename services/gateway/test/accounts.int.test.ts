@@ -41,7 +41,7 @@ async function serveSamples(s: Bundle) {
   };
   // Made from the declarations themselves; the broker holds every reply against its contract.
   const handlers = { ...Object.fromEntries(samples), ...own } as RequestHandlers<typeof authRequests>;
-  await s.peers.serve("auth", authRequests, handlers);
+  await s.peers.auth.serve("auth", authRequests, handlers);
   return { asked, replies };
 }
 

@@ -132,7 +132,7 @@ describe("commands through the gateway", function () {
     for (let i = 1; i <= 5; i++) {
       live.stdout = Buffer.concat([live.stdout, Buffer.from(`line ${i}\n`)]);
       await eventually(() => {
-        s.peers.hint(liveExchange, live.id, { command_id: live.id });
+        s.peers.vmOps.hint(liveExchange, live.id, { command_id: live.id });
         return bytesOf(seen, "stdout").equals(live.stdout);
       });
     }

@@ -89,7 +89,7 @@ export async function serveVmOps(s: Bundle, commands: Map<string, Live>) {
     if (live === undefined) throw new MusterError("COMMAND_NOT_FOUND");
     return live;
   };
-  const consumer = await s.peers.serve(
+  const consumer = await s.peers.vmOps.serve(
     "vm-ops",
     { acceptCommand, readOutput, getCommand },
     {

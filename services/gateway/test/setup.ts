@@ -3,11 +3,13 @@ import { openBroker } from "@muster/broker/broker";
 import type { Broker, RequestHandlers } from "@muster/broker/broker";
 import { applyTopology } from "@muster/broker/topology-apply";
 import { authRequests } from "@muster/contracts/auth";
+import type { Service } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { meshWith } from "@muster/contracts/mesh";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Principal, Role } from "@muster/contracts/principal";
+import { loginName } from "@muster/contracts/senders";
 import { topologyOf } from "@muster/contracts/topology";
 import { openVerifier } from "@muster/identity/verify";
 import { readSettings } from "@muster/service/settings";
@@ -109,7 +111,7 @@ export async function setup(o: SetupOptions = {}) {
   const issuer = setupIssuer();
   const exchanged: string[] = [];
   const auth = authPeer(issuer, exchanged);
-  const link = await openFaultyLink(vhost.amqpUrl);
+  const link = await openFaultyLink(await vhost.urlAs(loginName("gateway")));
   const mode = o.peersMode ?? (o.env?.["AUTH_MODE"] === "shadow" ? "shadow" : "enforced");
   const verifier = openVerifier({
     fetchKeys: () => Promise.resolve({ keys: [...issuer.keys] }),
@@ -118,14 +120,17 @@ export async function setup(o: SetupOptions = {}) {
     logger,
     metrics: createMetrics({ service: "test" }),
   });
-  const peers: Broker = await openBroker({
-    url: vhost.amqpUrl,
-    name: "peers",
-    logger,
-    metrics: createMetrics({ service: "test" }),
-    identify: (token) => verifier.verify(token),
-  });
-  if (o.serveAuth !== false) await peers.serve("auth", asked, auth.handlers);
+  const peer = async (service: Service): Promise<Broker> =>
+    openBroker({
+      url: await vhost.urlAs(loginName(service)),
+      name: service,
+      service,
+      logger,
+      metrics: createMetrics({ service }),
+      identify: (token) => verifier.verify(token),
+    });
+  const peers = { auth: await peer("auth"), vmOps: await peer("vm-ops") };
+  if (o.serveAuth !== false) await peers.auth.serve("auth", asked, auth.handlers);
   const metrics = createMetrics({ service: "gateway" });
   const config = readSettings(settings, { MUSTER_AMQP_URL: link.url, MUSTER_GATEWAY_PORT: "0", ...o.env });
   const broker = await openBroker({ url: link.url, name: "gateway", service: "gateway", logger, metrics });
@@ -147,7 +152,8 @@ export async function setup(o: SetupOptions = {}) {
     async close() {
       await gateway.close();
       await broker.close();
-      await peers.close();
+      await peers.auth.close();
+      await peers.vmOps.close();
       await link.close();
       await vhost.destroy();
     },

@@ -36,7 +36,7 @@ describe("a signing key that is revoked", function () {
     return keySet.parse(await response.json()).keys.map(({ kid }) => kid);
   };
   const tell = (revoked: string) =>
-    s.peers.publish(
+    s.peers.auth.publish(
       prepareEvent(
         signingKeysChanged,
         { active: "k2", published: ["k2", "k3"], revoked: [revoked], at: new Date().toISOString() },

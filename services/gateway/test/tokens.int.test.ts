@@ -70,7 +70,7 @@ async function serveAuth(s: Bundle) {
       return {};
     },
   };
-  await s.peers.serve("auth", asked, handlers);
+  await s.peers.auth.serve("auth", asked, handlers);
   return { seen, exchanged, state };
 }
 

@@ -10,6 +10,7 @@ import {
   asking,
   inSystem,
   metricOf,
+  openAgents,
   openPeer,
   setupGround,
   startReliability,
@@ -37,9 +38,9 @@ const beat = (generation: number, more: Partial<Beat> = {}): Beat => ({
 async function setup() {
   const ground = await setupGround();
   const service = await startReliability(ground, { MUSTER_RELIABILITY_LOST_AFTER_MS: "60000" });
-  const agent = await openPeer(ground, "agent");
+  const agent = openAgents(ground);
   const gateway = await openPeer(ground, "gateway");
-  const events = await eventsOf(agent);
+  const events = await eventsOf(await openPeer(ground, "vm-ops"));
   return {
     ground,
     service,
@@ -204,8 +205,8 @@ describe("presence", () => {
   it("hears two hundred agents at once, each of them once, and tells a large fleet to be slower", async () => {
     const ground = await setupGround();
     await startReliability(ground, { MUSTER_RELIABILITY_HEARTBEATS_PER_SECOND_MAX: "10" });
-    const agent = await openPeer(ground, "agent");
-    const events = await eventsOf(agent);
+    const agent = openAgents(ground);
+    const events = await eventsOf(await openPeer(ground, "vm-ops"));
     const agents = Array.from({ length: 200 }, () => ({ tenantId: "acme", agentId: randomUUID() }));
     const all = () =>
       Promise.all(agents.map((from) => agent.report(agentHeartbeat, beat(1), from, { correlationId: "c" })));
@@ -218,6 +219,6 @@ describe("presence", () => {
     const refused = await agent
       .report(agentHeartbeat, beat(1), stranger, { correlationId: "c" })
       .catch((error: unknown) => error);
-    expect(refused).to.be.instanceOf(MusterError).and.to.include({ code: "VALIDATION_FAILED" });
+    expect(refused).to.be.instanceOf(MusterError).and.to.include({ code: "FORBIDDEN" });
   });
 });

@@ -11,6 +11,7 @@ import {
   accessTokenType,
   type Role,
 } from "@muster/contracts/principal";
+import { agentLoginName, loginName } from "@muster/contracts/senders";
 import { topologyOf } from "@muster/contracts/topology";
 import { openDatabase } from "@muster/database/database";
 import type { Database } from "@muster/database/database";
@@ -79,7 +80,7 @@ export async function setupGround(): Promise<Ground> {
   await applyTopology(topology, { amqpUrl: vhost.amqpUrl, managementUrl: vhost.managementUrl });
   const env = {
     ...quick,
-    MUSTER_AMQP_URL: vhost.amqpUrl,
+    MUSTER_AMQP_URL: await vhost.urlAs(loginName("reliability")),
     MUSTER_MANAGEMENT_URL: vhost.managementUrl,
     MUSTER_DATABASE_URL: database.urlFor("reliability"),
   };
@@ -154,14 +155,11 @@ export async function startReliability(ground: Ground, more: Record<string, stri
 }
 
 /** A broker of somebody else on the same vhost: an asker, or a scripted owner. */
-export async function openPeer(
-  ground: Ground,
-  name: "gateway" | "vm-ops" | "auth" | "agent",
-): Promise<Broker> {
+export async function openPeer(ground: Ground, name: "gateway" | "vm-ops" | "auth"): Promise<Broker> {
   const broker = await openBroker({
-    url: ground.vhost.amqpUrl,
+    url: await ground.vhost.urlAs(loginName(name)),
     name,
-    ...(name === "agent" ? {} : { service: name }),
+    service: name,
     logger: silent,
     metrics: createMetrics({ service: name }),
     identify: (token) =>
@@ -175,6 +173,22 @@ export async function openPeer(
     drainTimeoutMs: 2_000,
   });
   return closeAfterTest(broker);
+}
+
+/** Agents, each by a login of its own, the same each time. */
+export function openAgents(ground: Ground): Pick<Broker, "report"> {
+  const brokers = new Map<string, Promise<Broker>>();
+  const common = { name: "agent", logger: silent, metrics: createMetrics({ service: "agent" }) };
+  const open = async (login: string): Promise<Broker> =>
+    closeAfterTest(await openBroker({ ...common, url: await ground.vhost.urlAs(login) }));
+  return {
+    async report(contract, payload, from, context, options) {
+      const login = agentLoginName(from.agentId);
+      const broker = brokers.get(login) ?? open(login);
+      brokers.set(login, broker);
+      return (await broker).report(contract, payload, from, context, options);
+    },
+  };
 }
 
 export interface Issuer {

@@ -1,9 +1,11 @@
 import { randomUUID } from "node:crypto";
+import type { Broker } from "@muster/broker/broker";
 import { agentClaim, agentHello, agentOutput, agentReport } from "@muster/contracts/agents";
 import type { ActionName } from "@muster/contracts/actions";
 import { actionNames } from "@muster/contracts/actions";
 import type { CommandResult } from "@muster/contracts/commands";
 import type { PayloadInputOf, ReplyOf } from "@muster/contracts/define";
+import { agentLoginName } from "@muster/contracts/senders";
 import { uuidv7 } from "@muster/contracts/ids";
 import type { Setup } from "./setup.ts";
 
@@ -35,12 +37,18 @@ export class ScriptedAgent {
     this.agentId = o.agentId ?? uuidv7();
   }
 
+  #broker(): Promise<Broker> {
+    return this.#s.peer(agentLoginName(this.agentId));
+  }
+
   #from() {
     return { tenantId: this.tenantId, agentId: this.agentId };
   }
 
   async hello(change: Partial<Hello> = {}): Promise<ReplyOf<typeof agentHello>> {
-    const reply = await this.#s.broker.report(
+    const reply = await (
+      await this.#broker()
+    ).report(
       agentHello,
       {
         ...{ session_id: this.session.session_id, version: "1.0.0", boot_id: "boot", open: [] },
@@ -65,7 +73,9 @@ export class ScriptedAgent {
   async claims(
     claims: readonly { id: string; vm?: string; attempt?: number; epoch?: number; nonce?: string }[],
   ): Promise<ClaimOutcome[]> {
-    const reply = await this.#s.broker.report(
+    const reply = await (
+      await this.#broker()
+    ).report(
       agentClaim,
       {
         session: this.session,
@@ -98,8 +108,9 @@ export class ScriptedAgent {
     items: PayloadInputOf<typeof agentReport>["items"],
   ): Promise<ReplyOf<typeof agentReport>["items"]> {
     const payload = { session: this.session, items };
-    return (await this.#s.broker.report(agentReport, payload, this.#from(), { correlationId: uuidv7() }))
-      .items;
+    return (
+      await (await this.#broker()).report(agentReport, payload, this.#from(), { correlationId: uuidv7() })
+    ).items;
   }
 
   /** How the result was stored, or that it was refused. */
@@ -136,7 +147,8 @@ export class ScriptedAgent {
         data_base64: Buffer.from(data).toString("base64"),
       })),
     };
-    return (await this.#s.broker.report(agentOutput, payload, this.#from(), { correlationId: uuidv7() }))
-      .items;
+    return (
+      await (await this.#broker()).report(agentOutput, payload, this.#from(), { correlationId: uuidv7() })
+    ).items;
   }
 }

@@ -4,6 +4,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { prepareEvent } from "@muster/broker/prepare";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
+import { loginName } from "@muster/contracts/senders";
 import { expect } from "chai";
 import { ScriptedAgent } from "./scripted-agent.ts";
 import { codeOf, setup } from "./setup.ts";
@@ -113,7 +114,9 @@ describe("sessions of agents", function () {
       const at = new Date().toISOString();
       const o = { context: { correlationId: uuidv7() }, tenantId: "acme" };
       const payload = { agent_id: agent.agentId, generation, at, last_seen_at: at, kind: "lost" as const };
-      expect((await s.broker.publish(prepareEvent(contract, payload, o))).kind).to.equal("routed");
+      expect(
+        (await (await s.peer(loginName("reliability"))).publish(prepareEvent(contract, payload, o))).kind,
+      ).to.equal("routed");
     };
     await tell(agentLost, 1);
     await tell(agentLost, 2);

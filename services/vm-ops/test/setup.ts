@@ -7,6 +7,7 @@ import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { meshWith } from "@muster/contracts/mesh";
 import type { Principal } from "@muster/contracts/principal";
+import { loginName } from "@muster/contracts/senders";
 import { topologyOf } from "@muster/contracts/topology";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { openDatabase } from "@muster/database/database";
@@ -39,8 +40,10 @@ export interface Setup {
   readonly postgres: TestDatabase;
   readonly vhost: Vhost;
   readonly database: Database;
-  /** Of a client and of agents; vm-ops has its own. */
+  /** The gateway's; vm-ops has its own. */
   readonly broker: Broker;
+  /** Of who logs in so, the same each time. */
+  peer(login: string): Promise<Broker>;
   ask<C extends RequestContract>(
     contract: C,
     payload: PayloadInputOf<C>,
@@ -70,8 +73,9 @@ async function openService(
   env: Record<string, string>,
 ): Promise<{ database: Database; broker: Broker; close(): Promise<void> }> {
   const url = postgres.urlFor("vm_ops");
+  const amqpUrl = await vhost.urlAs(loginName("vm-ops"));
   const config = readSettings(settings, {
-    ...{ MUSTER_AMQP_URL: vhost.amqpUrl, MUSTER_DATABASE_URL: url, MUSTER_VM_QUEUE_TYPE: "classic" },
+    ...{ MUSTER_AMQP_URL: amqpUrl, MUSTER_DATABASE_URL: url, MUSTER_VM_QUEUE_TYPE: "classic" },
     ...env,
   });
   const metrics = createMetrics({ service: "vm-ops" });
@@ -80,7 +84,7 @@ async function openService(
     ...{ logger, metrics },
   });
   const broker = await openBroker({
-    ...{ url: vhost.amqpUrl, name: "vm-ops", service: "vm-ops", identify, logger, metrics },
+    ...{ url: amqpUrl, name: "vm-ops", service: "vm-ops", identify, logger, metrics },
     vmQueue: { type: config.MUSTER_VM_QUEUE_TYPE },
   });
   const owned: { close(): Promise<void> }[] = [database, broker];
@@ -105,14 +109,23 @@ export async function setup(o: SetupOptions = {}): Promise<Setup> {
   await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 2, lengthMax: 1_000 })), vhost);
   const service = await openService(postgres, vhost, o.env ?? {});
   const metrics = createMetrics({ service: "test" });
-  const broker = await openBroker({ url: vhost.amqpUrl, name: "client", logger, metrics });
-  const ask: Setup["ask"] = (contract, payload, { tenant = "acme", role = "admin" } = {}) =>
-    broker.request(contract, payload, { correlationId: uuidv7(), identity: `${tenant}/${role}` });
+  const peers = new Map<string, Promise<Broker>>();
+  const peer = (login: string): Promise<Broker> => {
+    const opening =
+      peers.get(login) ?? vhost.urlAs(login).then((url) => openBroker({ url, name: login, logger, metrics }));
+    peers.set(login, opening);
+    return opening;
+  };
+  const ask: Setup["ask"] = async (contract, payload, { tenant = "acme", role = "admin" } = {}) => {
+    const broker = await peer(loginName(contract.callers[0] ?? "gateway"));
+    return broker.request(contract, payload, { correlationId: uuidv7(), identity: `${tenant}/${role}` });
+  };
   return {
     postgres,
     vhost,
     database: service.database,
-    broker,
+    broker: await peer(loginName("gateway")),
+    peer,
     ask,
     async vm({ tenant = "acme", concurrency = 1, labels = {} } = {}) {
       const { vm } = await ask(
@@ -130,7 +143,7 @@ export async function setup(o: SetupOptions = {}): Promise<Setup> {
     sql: (text, values) => service.database.transaction("system", (tx) => tx.query(text, values)),
     replica: () => openService(postgres, vhost, o.env ?? {}),
     async close() {
-      await broker.close();
+      for (const one of peers.values()) await (await one).close();
       await service.close();
       await Promise.all([postgres.destroy(), vhost.destroy()]);
     },

@@ -4,6 +4,7 @@ import type { PayloadInputOf, ReplyOf } from "@muster/contracts/define";
 import { uuidv7 } from "@muster/contracts/ids";
 import { deadLetterRecorded } from "@muster/contracts/reliability";
 import { type sweepRules, vmOpsRequests } from "@muster/contracts/vm-ops";
+import { loginName } from "@muster/contracts/senders";
 import { prepareEvent } from "@muster/broker/prepare";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { expect } from "chai";
@@ -93,8 +94,8 @@ describe("sweeps", function () {
       };
       const event = prepareEvent(deadLetterRecorded, payload, { context: { correlationId: "c" } });
       // The same fact twice is one fact.
-      await s.broker.publish(event);
-      await s.broker.publish(event);
+      await (await s.peer(loginName("reliability"))).publish(event);
+      await (await s.peer(loginName("reliability"))).publish(event);
     };
     await giveUp(1, "delivery_limit");
     await eventuallyHolds(async () =>
@@ -118,7 +119,9 @@ describe("sweeps", function () {
       command: { command_id: id, vm_uuid: vm, attempt: 1, kind: "run" as const },
       dispatch_max_requeues: 5,
     };
-    await s.broker.publish(prepareEvent(deadLetterRecorded, payload, { context: { correlationId: "c" } }));
+    await (
+      await s.peer(loginName("reliability"))
+    ).publish(prepareEvent(deadLetterRecorded, payload, { context: { correlationId: "c" } }));
     await eventuallyHolds(async () =>
       expect(await read(id)).to.include({ state: "dead_lettered", reason: "doorbell_unreadable" }),
     );
@@ -354,7 +357,7 @@ describe("sweeps", function () {
       dispatch_max_requeues: 5,
     };
     const event = prepareEvent(deadLetterRecorded, payload, { context: { correlationId: "c" } });
-    await s.broker.publish(event);
+    await (await s.peer(loginName("reliability"))).publish(event);
     await eventuallyHolds(async () =>
       expect(await s.sql("SELECT 1 FROM inbox WHERE message_id = $1", [event.id])).to.have.length(1),
     );

@@ -1,4 +1,5 @@
 import type {
+  DoorbellContract,
   EventContract,
   PayloadInputOf,
   PayloadOf,
@@ -11,6 +12,7 @@ import type {
 import { cloudEventsContentType, type WorkContext } from "@muster/contracts/envelope";
 import { MusterError } from "@muster/contracts/errors";
 import type { PreparedMessage, PublishVerdict } from "@muster/contracts/message";
+import { mayRing, mayTell } from "@muster/contracts/senders";
 import {
   agentsExchange,
   eventsExchange,
@@ -30,6 +32,7 @@ import { Publisher } from "./publisher.ts";
 import { deleteQueue, ensureVmQueue, queueExists } from "./queues.ts";
 import { readEvent } from "./read-envelope.ts";
 import { Requester } from "./requests.ts";
+import { SenderCheck } from "./sender-check.ts";
 import {
   requestRoutes,
   RequestServer,
@@ -45,6 +48,7 @@ export class AmqpBroker implements Broker {
   readonly publisher: Publisher;
   readonly #options: BrokerOptions;
   readonly #instruments: Instruments;
+  readonly #senders: SenderCheck;
   readonly #publishing: SupervisedConnection;
   readonly #consuming: SupervisedConnection;
   /** A queue that answers nothing holds up the channel that asks it: each owner is asked on one of its own. */
@@ -65,6 +69,7 @@ export class AmqpBroker implements Broker {
     const { logger, publishWindowMax } = options;
     this.#options = options;
     this.#instruments = instruments;
+    this.#senders = new SenderCheck(logger, instruments);
     this.#publishing = publishing;
     this.#consuming = consuming;
     this.#drainTimeoutMs = options.drainTimeoutMs ?? 10_000;
@@ -131,7 +136,12 @@ export class AmqpBroker implements Broker {
     const known = this.#requesters.get(owner);
     if (known !== undefined) return known;
     this.#refuseWhenClosing();
-    const opened = new Requester({ connection: this.#publishing, instruments: this.#instruments, owner });
+    const opened = new Requester({
+      connection: this.#publishing,
+      instruments: this.#instruments,
+      senders: this.#senders,
+      owner,
+    });
     this.#requesters.set(owner, opened);
     return opened;
   }
@@ -159,6 +169,7 @@ export class AmqpBroker implements Broker {
       ...what,
       source: `/muster/${this.#options.service ?? this.#options.name}`,
       identify: this.#options.identify,
+      senders: this.#senders,
       reply: (to, correlationId, body) =>
         this.#replies.send("", to, body, { correlationId, contentType: cloudEventsContentType }),
       logger: this.#options.logger,
@@ -180,6 +191,7 @@ export class AmqpBroker implements Broker {
       queue: subscriptionQueue(subscription),
       run,
       handlers,
+      senders: this.#senders,
       publish: (message) => this.publish(message),
       logger: this.#options.logger,
       instruments: this.#instruments,
@@ -205,7 +217,16 @@ export class AmqpBroker implements Broker {
   ): Promise<Consumer> {
     this.#refuseWhenClosing();
     const bounded = { drainTimeoutMs: this.#drainTimeoutMs, ...options };
-    return this.#keep(await QueueConsumer.open(this.#parts(), queue, bounded, onDelivery));
+    const taken = options.doorbell === undefined ? onDelivery : this.#rungBy(options.doorbell, onDelivery);
+    return this.#keep(await QueueConsumer.open(this.#parts(), queue, bounded, taken));
+  }
+
+  #rungBy(contract: DoorbellContract, onDelivery: (delivery: RawDelivery) => void) {
+    return (delivery: RawDelivery): void => {
+      if (this.#senders.believes(contract, delivery, (sender) => mayRing(contract, sender)))
+        onDelivery(delivery);
+      else delivery.reject(false);
+    };
   }
 
   #parts() {
@@ -245,6 +266,7 @@ export class AmqpBroker implements Broker {
       onMessage: (message) => {
         let payload: PayloadOf<C>;
         try {
+          this.#senders.refuseForged(contract, message, (sender) => mayTell(contract, sender));
           payload = readEvent(contract, message);
         } catch (error) {
           logger.warn({ err: error, type: contract.name }, "an event could not be read");

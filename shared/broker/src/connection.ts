@@ -35,6 +35,7 @@ export class SupervisedConnection {
   readonly #logger: Logger;
   readonly #channels = new Set<SupervisedChannel<never> | SupervisedChannel>();
   #model: ChannelModel | undefined;
+  #user = "";
   #state: ConnectionState = "reconnecting";
   #reason = "not connected yet";
   #attempt = 0;
@@ -67,6 +68,11 @@ export class SupervisedConnection {
 
   get state(): ConnectionState {
     return this.#state;
+  }
+
+  /** Who we are at the broker: it takes no other `user_id` on what we publish. */
+  get user(): string {
+    return this.#user;
   }
 
   get model(): ChannelModel | undefined {
@@ -110,7 +116,9 @@ export class SupervisedConnection {
       const { connectTimeoutMs } = this.#options;
       const url = await within(Promise.resolve(this.#options.url()), connectTimeoutMs, "getting credentials");
       where = placeOf(url);
-      this.#adopt(await this.#connectTo(url));
+      const model = await this.#connectTo(url);
+      this.#user = userOf(url);
+      this.#adopt(model);
       return undefined;
     } catch (cause) {
       const refusal = refusalOf(cause, where);
@@ -243,6 +251,12 @@ export class SupervisedConnection {
       this.abandon(model, "closed");
     }
   }
+}
+
+/** As amqplib logs in. */
+function userOf(url: string): string {
+  const { username, password } = new URL(url);
+  return username === "" && password === "" ? "guest" : decodeURIComponent(username);
 }
 
 /** amqplib ends a lost socket politely; one whose peer is gone would linger. */

@@ -1,4 +1,5 @@
 import type { Channel, ConsumeMessage } from "amqplib";
+import type { DoorbellContract } from "@muster/contracts/define";
 import type { Logger } from "@muster/telemetry/logger";
 import type { SupervisedChannel } from "./channel.ts";
 import type { SupervisedConnection } from "./connection.ts";
@@ -22,6 +23,8 @@ export interface RawDelivery {
   readonly headers: Readonly<Record<string, unknown>>;
   readonly contentType: string | undefined;
   readonly messageId: string | undefined;
+  /** Of the user that published it, as the broker has checked; undefined where none was given. */
+  readonly userId: string | undefined;
   readonly type: string | undefined;
   readonly replyTo: string | undefined;
   readonly correlationId: string | undefined;
@@ -41,6 +44,8 @@ export interface ConsumeOptions {
   /** Unsettled deliveries at most. */
   readonly prefetch: number;
   readonly noAck?: false;
+  /** What the queue carries: a delivery by a sender that may not send it is counted and dead-lettered. */
+  readonly doorbell?: DoorbellContract;
   /** How long `close` waits for deliveries in hand. */
   readonly drainTimeoutMs?: number;
 }
@@ -275,6 +280,9 @@ class Delivery implements RawDelivery {
   get messageId(): string | undefined {
     return text(this.#message.properties.messageId);
   }
+  get userId(): string | undefined {
+    return text(this.#message.properties.userId);
+  }
   get type(): string | undefined {
     return text(this.#message.properties.type);
   }
@@ -314,6 +322,6 @@ class Delivery implements RawDelivery {
   }
 }
 
-function text(value: unknown): string | undefined {
+export function text(value: unknown): string | undefined {
   return typeof value === "string" && value !== "" ? value : undefined;
 }

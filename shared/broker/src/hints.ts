@@ -4,6 +4,7 @@ import type { SupervisedChannel } from "./channel.ts";
 import type { SupervisedConnection } from "./connection.ts";
 import type { Health } from "./health.ts";
 import type { Instruments } from "./instruments.ts";
+import { text } from "./consume.ts";
 import type { ReceivedMessage } from "./read-envelope.ts";
 
 /** Publishes what may be lost: no confirm, not persistent; hints are dropped rather than kept waiting. */
@@ -55,7 +56,8 @@ export class TransientPublisher {
       return;
     }
     try {
-      this.#congested = !channel.publish(exchange, routingKey, Buffer.from(body), options);
+      const properties = { ...options, userId: this.#connection.user };
+      this.#congested = !channel.publish(exchange, routingKey, Buffer.from(body), properties);
     } catch {
       this.#instruments.hintsDropped.inc();
     }
@@ -74,6 +76,8 @@ export interface Watch {
 
 export interface WatchedMessage extends ReceivedMessage {
   readonly routingKey: string;
+  readonly userId: string | undefined;
+  readonly messageId: string | undefined;
 }
 
 export interface WatchOptions {
@@ -141,7 +145,9 @@ export class HintWatch implements Watch {
       this.#o.onMessage({
         body: content,
         routingKey: fields.routingKey,
-        contentType: typeof properties.contentType === "string" ? properties.contentType : undefined,
+        userId: text(properties.userId),
+        messageId: text(properties.messageId),
+        contentType: text(properties.contentType),
         headers: properties.headers ?? {},
       });
     } catch (error) {

@@ -48,6 +48,11 @@ export function createInstruments(metrics: Metrics) {
       help: "Connections made after the first",
       labels: ["connection"],
     }),
+    forged: metrics.counter({
+      name: "muster_mesh_forged_total",
+      help: "Messages that were refused since their sender may not send them, by kind of message and why",
+      labels: ["kind", "reason"],
+    }),
     requests: metrics.counter({
       name: "muster_requests_total",
       help: "Requests asked, by outcome: ok or an error code",

@@ -159,6 +159,7 @@ export class Publisher {
     const { epoch } = this.#channel;
     try {
       entry.returned = undefined;
+      entry.options.userId = this.#options.connection.user;
       const room = channel.publish(exchange, routingKey, entry.body, entry.options, (error: unknown) =>
         this.#onConfirm(entry, epoch, error),
       );

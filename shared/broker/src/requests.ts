@@ -5,16 +5,19 @@ import { faultsOf, MusterError, wireError, type ErrorCode } from "@muster/contra
 import type { PreparedMessage } from "@muster/contracts/message";
 import type { SupervisedChannel } from "./channel.ts";
 import type { SupervisedConnection } from "./connection.ts";
+import { text } from "./consume.ts";
 import type { Health } from "./health.ts";
 import type { Instruments } from "./instruments.ts";
 import { publishOptions } from "./prepare.ts";
 import { readEnvelope } from "./read-envelope.ts";
+import type { SenderCheck } from "./sender-check.ts";
 import { CoarseTimer } from "./waiting.ts";
 
 export interface RequesterOptions {
   readonly connection: SupervisedConnection;
   readonly instruments: Instruments;
   readonly owner: Service;
+  readonly senders: SenderCheck;
   /** Requests waiting for replies at once; more get BACKPRESSURE. */
   readonly pendingMax?: number;
 }
@@ -137,6 +140,7 @@ export class Requester {
 
   #send(channel: ConfirmChannel, message: PreparedMessage): void {
     const options = publishOptions(message, replyQueue);
+    options.userId = this.#options.connection.user;
     const { epoch } = this.#channel;
     this.#unconfirmed.set(message.id, performance.now());
     try {
@@ -173,8 +177,15 @@ export class Requester {
     const id: unknown = message.properties.correlationId;
     const pending = typeof id === "string" ? this.#pending.get(id) : undefined;
     // a reply after its deadline: nobody waits any more
-    if (pending === undefined) return;
+    if (pending === undefined || !this.#isOfOwner(message)) return;
     pending.settle(readReply(message));
+  }
+
+  #isOfOwner({ properties }: ConsumeMessage): boolean {
+    const { owner, senders } = this.#options;
+    const sent = { userId: text(properties.userId), messageId: text(properties.correlationId) };
+    const what = { kind: "reply", name: `${owner}'s reply` } as const;
+    return senders.believes(what, sent, (from) => from?.kind === "service" && from.service === owner);
   }
 
   #fail(id: string, code: ErrorCode, reason: string): void {

@@ -6,9 +6,10 @@ import type {
   RequestContract,
 } from "@muster/contracts/define";
 import { replyType, type Envelope, type ReplyBody, type WorkContext } from "@muster/contracts/envelope";
-import { commonRequestCodes } from "@muster/contracts/define";
+import { commonRequestCodes, type Service } from "@muster/contracts/define";
 import { faultsOf, MusterError, type ErrorCode } from "@muster/contracts/errors";
 import type { Principal } from "@muster/contracts/principal";
+import { mayAsk, mayReport } from "@muster/contracts/senders";
 import type { Logger } from "@muster/telemetry/logger";
 import { runWith } from "@muster/telemetry/context";
 import type { Consumer, RawDelivery } from "./consume.ts";
@@ -18,10 +19,13 @@ import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
 import { attributesOf, prepareReply } from "./prepare.ts";
 import { contextOf, readEnvelope, readPayload, trailOf } from "./read-envelope.ts";
+import type { SenderCheck } from "./sender-check.ts";
 import { Condition } from "./waiting.ts";
 
 export type RequestContext = WorkContext & {
   readonly messageId: string;
+  /** The service that asks, as the broker vouches for it; absent for reports. */
+  readonly asker?: Service;
   /** Present where the contract's identity is "caller". */
   readonly principal?: Principal;
   /** How long the asker still waits, in milliseconds. */
@@ -78,6 +82,7 @@ export interface ServerOptions {
     contract: ReportContract,
   ) => { tenantId: string; agentId: string };
   readonly identify: ((token: string | undefined, asked: string) => Promise<Principal>) | undefined;
+  readonly senders: SenderCheck;
   readonly reply: (to: string, correlationId: string, body: string) => void;
   readonly logger: Logger;
   readonly instruments: Instruments;
@@ -219,16 +224,20 @@ export class RequestServer implements Consumer {
     if (contract.kind === "report") {
       const sender = this.#options.sender?.(delivery, contract);
       if (sender === undefined) throw new MusterError("UNSUPPORTED_MESSAGE");
+      this.#options.senders.refuseForged(contract, delivery, (from) => mayReport(sender.agentId, from));
       return Object.assign(requestContext(envelope, remainingMs), sender);
     }
-    if (contract.identity === "none") return requestContext(envelope, remainingMs);
+    const from = this.#options.senders.refuseForged(contract, delivery, (one) => mayAsk(contract, one));
+    const context = requestContext(envelope, remainingMs);
+    if (from.kind === "service") Object.assign(context, { asker: from.service });
+    if (contract.identity === "none") return context;
     if (this.#options.identify === undefined) {
       throw new Error(
         `${contract.name} needs the caller's identity, but the broker was opened without identify`,
       );
     }
     const principal = await this.#options.identify(envelope.identity, contract.name);
-    return Object.assign(requestContext(envelope, remainingMs), { principal, tenantId: principal.tenant_id });
+    return Object.assign(context, { principal, tenantId: principal.tenant_id });
   }
 
   async #work(route: Route, jobs: readonly Job[]): Promise<void> {

@@ -8,10 +8,13 @@ import type { Consumer, RawDelivery } from "./consume.ts";
 import { errorKindOf, fateOf } from "./failure-policy.ts";
 import { unhealthy, type Health } from "./health.ts";
 import type { DeliveryOutcome, Instruments } from "./instruments.ts";
+import { mayTell, type Sender } from "@muster/contracts/senders";
+import { retriesExchange } from "@muster/contracts/topology";
 import { handlerOf } from "./handlers.ts";
 import { Lane } from "./lanes.ts";
 import { contextOf, readEnvelope, readPayload, trailOf } from "./read-envelope.ts";
 import { deadLetterCopy, retryCopy } from "./retry.ts";
+import type { SenderCheck } from "./sender-check.ts";
 import { fullJitterMs, pause } from "./waiting.ts";
 
 export type EventContext = WorkContext & {
@@ -45,6 +48,7 @@ export interface SubscriberOptions<T> {
   readonly queue: string;
   readonly run: Runner<T>;
   readonly handlers: object;
+  readonly senders: SenderCheck;
   readonly publish: (message: PreparedMessage) => Promise<PublishVerdict>;
   readonly logger: Logger;
   readonly instruments: Instruments;
@@ -118,12 +122,20 @@ export class Subscriber<T> implements Consumer {
       if (known === undefined) {
         throw new MusterError("UNSUPPORTED_MESSAGE", `no handler here for ${envelope.type}`);
       }
+      const may = (sender: Sender | undefined): boolean =>
+        mayTell(known.contract, sender) || this.#isOwnRetry(delivery, sender);
+      this.#options.senders.refuseForged(known.contract, delivery, may);
       const bytes = delivery.body.length;
       const payload = readPayload(known.contract, envelope, bytes, "CONTRACT_VIOLATION", "data");
       this.#lane.push({ ...job, payload });
     } catch (error) {
       this.#fail(job, error);
     }
+  }
+
+  /** What waited in a tier's queue is our own copy. */
+  #isOwnRetry({ exchange }: RawDelivery, sender: Sender | undefined): boolean {
+    return exchange === retriesExchange && sender?.kind === "service" && sender.service === this.#service;
   }
 
   async #work(jobs: readonly Job[]): Promise<void> {

@@ -1,9 +1,9 @@
-import { services, type Service } from "@muster/contracts/define";
 import {
   servicePermissions,
   topologyPermissions,
   type BrokerPermissions,
 } from "@muster/contracts/permissions";
+import { logins, type Login } from "@muster/contracts/senders";
 import { topologyOf, type Mesh } from "@muster/contracts/topology";
 import { Management } from "./management.ts";
 import type { TopologyTarget } from "./topology-apply.ts";
@@ -26,10 +26,6 @@ export async function ensureUser(target: TopologyTarget, user: BrokerUser): Prom
   for (const topic of topics) await management.put("topic-permissions", user.name, topic);
   await management.put("permissions", user.name, permissions);
 }
-
-/** Who logs in: each service, and who makes and mends the topology. */
-export type Login = Service | "topology";
-export const logins: readonly Login[] = [...services, "topology"];
 
 /** A user for each login, with the least that it needs. */
 export async function ensureLogins(

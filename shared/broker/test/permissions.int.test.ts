@@ -2,6 +2,7 @@ import { services, type Service } from "@muster/contracts/define";
 import { uuidv7 } from "@muster/contracts/ids";
 import { meshWith } from "@muster/contracts/mesh";
 import { agentPermissions } from "@muster/contracts/permissions";
+import { agentLoginName, loginName, logins } from "@muster/contracts/senders";
 import {
   agentsExchange,
   eventsExchange,
@@ -15,7 +16,7 @@ import { expect } from "chai";
 import { after, before, describe, it } from "mocha";
 import { replyCodeOf } from "../src/queues.ts";
 import { applyTopology } from "../src/topology-apply.ts";
-import { ensureLogins, ensureUser, logins, urlFor, type BrokerUser } from "../src/users.ts";
+import { ensureLogins, ensureUser, urlFor, type BrokerUser } from "../src/users.ts";
 
 const mesh = meshWith({ type: "classic", deliveryLimit: 2, lengthMax: 100 });
 const topology = topologyOf(mesh);
@@ -55,8 +56,11 @@ describe("the broker", function () {
   before(async () => {
     vhost = await setupVhost();
     await applyTopology(topology, vhost);
-    users = await ensureLogins(vhost, mesh, (login) => vhost.newUser(login));
-    users["agent"] = { ...vhost.newUser("agent"), permissions: agentPermissions(agent) };
+    users = await ensureLogins(vhost, mesh, (login) => vhost.newUser(loginName(login)));
+    users["agent"] = {
+      ...vhost.newUser(agentLoginName(agent.agentId)),
+      permissions: agentPermissions(agent),
+    };
     await ensureUser(vhost, users["agent"]);
     const admin = await connect(vhost.amqpUrl);
     opened.push(admin);

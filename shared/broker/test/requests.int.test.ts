@@ -1,5 +1,7 @@
 import { replyType } from "@muster/contracts/envelope";
 import { MusterError, type ErrorCode } from "@muster/contracts/errors";
+import { uuidv7 } from "@muster/contracts/ids";
+import { agentLoginName } from "@muster/contracts/senders";
 import type { Principal } from "@muster/contracts/principal";
 import { eventually } from "@muster/testing/eventually";
 import { expect } from "chai";
@@ -8,6 +10,7 @@ import { prepareRequest } from "../src/prepare.ts";
 import { double, hello, nobody, square, unknown, vmOpsRequests, whoAmI } from "./sample-mesh.ts";
 import { context, gateOf, setup, type Bench } from "./setup.ts";
 
+const agentId = uuidv7();
 const principal: Principal = { tenant_id: "acme", subject: "user:1", roles: ["member"], permissions: [] };
 
 async function codeOf(asking: Promise<unknown>): Promise<ErrorCode | "no error"> {
@@ -118,6 +121,7 @@ describe("requests", function () {
     );
     const old = { ...(JSON.parse(message.body) as object), time };
     await bench.vhost.publish({
+      as: "muster-gateway",
       routingKey: "vm-ops.requests",
       payload: JSON.stringify(old),
       properties: { content_type: "application/cloudevents+json" },
@@ -184,7 +188,8 @@ describe("requests", function () {
         ...(replyTo && { reply_to: replyTo }),
       };
       const payload = prepareRequest(double, { n: 1 }, to).body;
-      await bench.vhost.publish({ routingKey: "vm-ops.requests", payload, properties });
+      const sent = { as: "muster-gateway", routingKey: "vm-ops.requests", payload, properties };
+      await bench.vhost.publish(sent);
     }
     await asker.request(double, { n: 9 }, context);
     expect(handled).to.deep.equal([1, 1, 9]);
@@ -283,17 +288,18 @@ describe("requests", function () {
           })),
       },
     );
-    const agent = await bench.open({ name: "agent" });
-    const from = { tenantId: "acme", agentId: "a-1" };
+    const agent = await bench.open({ name: "agent", login: agentLoginName(agentId) });
+    const from = { tenantId: "acme", agentId };
     const lying = { ...context, tenantId: "victim" };
     expect(await agent.report(hello, { n: 1 }, from, lying)).to.deep.equal({
       tenant: "acme",
-      agent: "a-1",
+      agent: agentId,
       n: 1,
     });
     const to = { context: lying, source: "/x", exchange: "", routingKey: "vm-ops.agents", timeoutMs: 5_000 };
     const payload = prepareRequest(hello, { n: 2 }, to).body;
     await bench.vhost.publish({
+      as: agentLoginName(agentId),
       routingKey: "vm-ops.agents",
       payload,
       properties: { content_type: "application/cloudevents+json" },
@@ -302,14 +308,14 @@ describe("requests", function () {
   });
 
   it("parks what an agent sends that nobody takes", async () => {
-    const agent = await bench.open({ name: "agent" });
-    const from = { tenantId: "acme", agentId: "a-1" };
+    const agent = await bench.open({ name: "agent", login: agentLoginName(agentId) });
+    const from = { tenantId: "acme", agentId };
     const odd = { ...hello, report: "sing" };
     expect(await codeOf(agent.report(odd, { n: 1 }, from, context, { timeoutMs: 200 }))).to.equal(
       "DEADLINE_EXCEEDED",
     );
     const [parked] = await bench.vhost.take("muster.agents.unrouted");
-    expect(parked?.routing_key).to.equal("agents.acme.a-1.sing");
+    expect(parked?.routing_key).to.equal(`agents.acme.${agentId}.sing`);
     expect(parked?.properties.type).to.equal(hello.name).and.not.equal(replyType(hello.name));
   });
 });

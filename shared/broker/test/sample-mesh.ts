@@ -48,6 +48,7 @@ export const crates = defineSubscription({
 export const double = defineRequest({
   name: "vm-ops.crate.double.v1",
   summary: "Doubles.",
+  callers: ["gateway", "vm-ops"],
   owner: "vm-ops",
   payload: counted,
   reply: z.object({ doubled: z.number() }),
@@ -58,6 +59,7 @@ export const double = defineRequest({
 export const whoAmI = defineRequest({
   name: "vm-ops.crate.who.v1",
   summary: "Answers who asks.",
+  callers: ["gateway", "vm-ops"],
   owner: "vm-ops",
   payload: z.object({}),
   reply: z.object({ subject: z.string(), tenant: z.string() }),
@@ -67,6 +69,7 @@ export const whoAmI = defineRequest({
 export const square = defineBatchRequest({
   name: "vm-ops.crate.square.v1",
   summary: "Squares many at once.",
+  callers: ["gateway", "vm-ops"],
   owner: "vm-ops",
   payload: counted,
   reply: z.object({ squared: z.number() }),
@@ -80,6 +83,7 @@ export const vmOpsRequests = { double, whoAmI, square };
 export const unknown = defineRequest({
   name: "vm-ops.crate.fold.v1",
   summary: "Folds.",
+  callers: ["gateway", "vm-ops"],
   owner: "vm-ops",
   payload: z.object({}),
   reply: z.object({}),
@@ -90,6 +94,7 @@ export const unknown = defineRequest({
 export const nobody = defineRequest({
   name: "auth.key.ask.v1",
   summary: "Its owner is not there.",
+  callers: ["gateway", "vm-ops"],
   owner: "auth",
   payload: z.object({}),
   reply: z.object({}),

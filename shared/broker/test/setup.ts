@@ -1,5 +1,6 @@
 import type { Service } from "@muster/contracts/define";
 import type { WorkContext } from "@muster/contracts/envelope";
+import { loginName } from "@muster/contracts/senders";
 import { topologyOf } from "@muster/contracts/topology";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { openLogger } from "@muster/telemetry/logger";
@@ -15,9 +16,14 @@ export const logger = openLogger({ service: "test", level: "silent" });
 
 export interface Bench {
   readonly vhost: Vhost;
-  /** A broker of its own, closed by `close`; `via` goes through a link that can fail. */
-  open(options?: Partial<BrokerOptions> & { service?: Service; via?: FaultyLink }): Promise<Broker>;
-  link(): Promise<FaultyLink>;
+  /**
+   * A broker of its own, closed by `close`, which logs in as its service where no other login is given; `via` goes through
+   * a link that can fail, by the login of the link.
+   */
+  open(
+    options?: Partial<BrokerOptions> & { service?: Service; login?: string; via?: FaultyLink },
+  ): Promise<Broker>;
+  link(login?: string): Promise<FaultyLink>;
   metric(broker: Broker, name: string, labels: Readonly<Record<string, string>>): Promise<number>;
   /** Between tests of a file: closes brokers and links, empties the queues. */
   rest(): Promise<void>;
@@ -43,10 +49,10 @@ export async function setup(): Promise<Bench> {
   return {
     rest,
     vhost,
-    open: async ({ via, ...options } = {}) => {
+    open: async ({ via, login, ...options } = {}) => {
       const metrics = createMetrics({ service: "test" });
       const broker = await openBroker({
-        url: via?.url ?? vhost.amqpUrl,
+        url: via?.url ?? (await vhost.urlAs(login ?? loginName(options.service ?? "vm-ops"))),
         name: "test",
         service: "vm-ops",
         logger,
@@ -57,8 +63,8 @@ export async function setup(): Promise<Bench> {
       brokers.set(broker, metrics);
       return broker;
     },
-    link: async () => {
-      const link = await openFaultyLink(vhost.amqpUrl);
+    link: async (login = loginName("vm-ops")) => {
+      const link = await openFaultyLink(await vhost.urlAs(login));
       links.push(link);
       return link;
     },

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { MusterError } from "@muster/contracts/errors";
+import { loginName } from "@muster/contracts/senders";
 import { eventually } from "@muster/testing/eventually";
 import { seenBeforeSentinel } from "@muster/testing/sentinel";
 import { expect } from "chai";
@@ -122,9 +123,10 @@ describe("subscriptions", function () {
     const other = { ...JSON.parse(event(1).body), type: "vm-ops.crate.sung.v1", id: randomUUID() } as object;
     const bad = { ...JSON.parse(event(1).body), data: { n: "one" }, id: randomUUID() } as object;
     const properties = { content_type: "application/cloudevents+json" };
-    await bench.vhost.publish({ routingKey: queue, properties, payload: JSON.stringify(other) });
-    await bench.vhost.publish({ routingKey: queue, properties, payload: JSON.stringify(bad) });
-    await bench.vhost.publish({ routingKey: queue, properties, payload: "rubbish" });
+    const as = loginName("vm-ops");
+    await bench.vhost.publish({ as, routingKey: queue, properties, payload: JSON.stringify(other) });
+    await bench.vhost.publish({ as, routingKey: queue, properties, payload: JSON.stringify(bad) });
+    await bench.vhost.publish({ as, routingKey: queue, properties, payload: "rubbish" });
     await broker.publish(prepareEvent(broke, { n: 1 }, { context }));
     await broker.publish(event(2));
     await eventually(() => effects.includes("moved 2"));
@@ -174,6 +176,7 @@ describe("subscriptions", function () {
       );
       const properties = { content_type: "application/json", headers };
       await bench.vhost.publish({
+        as: loginName("vm-ops"),
         exchange: "muster.vm-ops.events",
         routingKey: moved.name,
         properties,

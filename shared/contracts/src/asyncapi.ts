@@ -80,6 +80,13 @@ const introduction = `Every message is a CloudEvent 1.0 in structured JSON mode:
 mirrored as headers \`cloudEvents_<name>\`; on input \`cloudEvents:\` and \`ce-\` are understood too, and binary
 mode (attributes as headers, the body is \`data\`).
 
+Who sent a message is what the broker vouches for: set the AMQP property \`user_id\` to the name that the connection
+logs in by, on every message; RabbitMQ refuses any other (406). A service logs in as \`muster-<service>\`, an agent as
+\`agent-<agent id>\`, optionally with \`-<number>\`, both optionally with \`@\` and a place. A request is answered to the
+services that it names, a report to the agent in its routing key, an event or doorbell is taken from its owner
+(and from reliability, which replays dead letters), a reply from the owner of the request. What else comes, or comes
+without \`user_id\`, is refused as \`FORBIDDEN\`, counted, and dead-lettered where nobody waits for an answer.
+
 Events: bind a queue of your own to the owner's topic exchange with the message type as routing key (wildcards
 \`*\` and \`#\` as usual). A message may come more than once with the same \`id\`: keep the ids that you have handled.
 
@@ -154,7 +161,9 @@ function addRequests(owner: string, requests: readonly RequestContract[], parts:
 }
 
 const askedBy = (request: RequestContract | ReportContract): string =>
-  request.kind === "request" ? `Asked by ${request.callers.join(", ")}; the broker refuses others. ` : "";
+  request.kind === "request"
+    ? `Asked by ${request.callers.join(", ")}; the broker and the owner refuse others. `
+    : "";
 
 function addRequest(
   channel: string,

@@ -1,4 +1,5 @@
 import type { Service } from "./define.ts";
+import { deadLettersKeeper } from "./senders.ts";
 import {
   agentsExchange,
   deadLettersExchange,
@@ -41,8 +42,6 @@ const liveReader: Service = "gateway";
 const liveWriter: Service = "vm-ops";
 /** Makes, mends and rings VMs' queues. */
 const vmQueuesOwner: Service = "vm-ops";
-/** Takes what died out of the dead letters, and puts it back where it came from. */
-const deadLettersKeeper: Service = "reliability";
 
 /**
  * The least that a service needs, from what is declared: its own queues, its own events, the requests whose caller it is.

@@ -3,12 +3,14 @@ import { callManagement, closeConnections, takeMessages, type TakenMessage } fro
 
 export interface Vhost {
   readonly name: string;
+  /** Of an administrator, who is nobody on the mesh: what is sent by it is refused. See `urlAs`. */
   readonly amqpUrl: string;
   readonly managementUrl: string;
   /** Takes up to `countMax` messages out of a queue for good. */
   take(queue: string, countMax?: number): Promise<TakenMessage[]>;
-  /** Publishes as another client would; answers whether a queue took it. */
+  /** Publishes as another client would, `as` this login or as the administrator; answers whether a queue took it. */
   publish(o: {
+    as?: string;
     exchange?: string;
     routingKey: string;
     properties?: object;
@@ -19,9 +21,11 @@ export interface Vhost {
   call(method: "GET" | "PUT" | "POST" | "DELETE", path: string, body?: unknown): Promise<unknown>;
   /** Makes the broker close connections whose given name starts so; answers how many. */
   closeConnections(nameStart: string): Promise<number>;
-  /** Credentials for a user of this vhost alone, to be made by the caller; the same name gives the same. */
-  newUser(name: string): { name: string; password: string };
-  /** With every user of `newUser`. */
+  /** Credentials for a login of this vhost alone, to be made by the caller; the same login gives the same. */
+  newUser(login: string): { name: string; password: string };
+  /** The AMQP URL of a login of this name, such as `muster-vm-ops`, which is made here and may do everything in this vhost. */
+  urlAs(login: string): Promise<string>;
+  /** With every user of `newUser` and `urlAs`. */
   destroy(): Promise<void>;
 }
 
@@ -38,34 +42,63 @@ export async function setupVhost(broker?: { amqpUrl: string; managementUrl: stri
     callManagement(managementUrl, method, path.replace("{vhost}", encodeURIComponent(name)), body);
   await call("PUT", "/vhosts/{vhost}");
   const user = encodeURIComponent(decodeURIComponent(amqp.username));
-  await call("PUT", `/permissions/{vhost}/${user}`, { configure: ".*", write: ".*", read: ".*" });
+  const everything = { configure: ".*", write: ".*", read: ".*" };
+  await call("PUT", `/permissions/{vhost}/${user}`, everything);
   const users = new Map<string, string>();
+  const newUser = (login: string, place = name): { name: string; password: string } => {
+    const full = `${login}@${place}`;
+    const password = users.get(full) ?? randomUUID();
+    users.set(full, password);
+    return { name: full, password };
+  };
+  const made = new Map<string, Promise<void>>();
+  async function make(full: string, password: string): Promise<void> {
+    const path = encodeURIComponent(full);
+    await call("PUT", `/users/${path}`, { password, tags: "management" });
+    await call("PUT", `/permissions/{vhost}/${path}`, everything);
+  }
+  // Not one of `newUser`: those have the permissions that they are given.
+  const open = (login: string) => newUser(login, `${name}-open`);
+  async function logIn(login: string, url: string): Promise<string> {
+    const { name: full, password } = open(login);
+    const making = made.get(full) ?? make(full, password);
+    made.set(full, making);
+    await making;
+    return withUser(url, full, password);
+  }
   return {
     name,
     amqpUrl: amqp.href,
     managementUrl,
     call,
     take: (queue, countMax = 100) => takeMessages(managementUrl, name, queue, countMax),
-    publish: async ({ exchange = "amq.default", routingKey, properties = {}, payload }) => {
-      const body = { routing_key: routingKey, properties, payload, payload_encoding: "string" };
-      const answer = await call("POST", `/exchanges/{vhost}/${encodeURIComponent(exchange)}/publish`, body);
+    publish: async ({ as, exchange = "amq.default", routingKey, properties = {}, payload }) => {
+      const sender = as === undefined ? {} : { user_id: open(as).name };
+      const all = { ...sender, ...properties };
+      const body = { routing_key: routingKey, properties: all, payload, payload_encoding: "string" };
+      const url = as === undefined ? managementUrl : await logIn(as, managementUrl);
+      const path = `/exchanges/${encodeURIComponent(name)}/${encodeURIComponent(exchange)}/publish`;
+      const answer = await callManagement(url, "POST", path, body);
       return typeof answer === "object" && answer !== null && Reflect.get(answer, "routed") === true;
     },
     deleteQueue: async (queue) => {
       await call("DELETE", `/queues/{vhost}/${encodeURIComponent(queue)}`);
     },
     closeConnections: (nameStart) => closeConnections(managementUrl, name, nameStart),
-    newUser: (short) => {
-      const full = `${name}-${short}`;
-      const password = users.get(full) ?? randomUUID();
-      users.set(full, password);
-      return { name: full, password };
-    },
+    newUser: (login) => newUser(login),
+    urlAs: (login) => logIn(login, amqp.href),
     destroy: async () => {
       if (users.size > 0) await call("POST", "/users/bulk-delete", { users: [...users.keys()] });
       await call("DELETE", "/vhosts/{vhost}");
     },
   };
+}
+
+function withUser(given: string, name: string, password: string): string {
+  const url = new URL(given);
+  url.username = encodeURIComponent(name);
+  url.password = encodeURIComponent(password);
+  return url.href;
 }
 
 function needed(name: string): string {

@@ -11,6 +11,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { mesh } from "@muster/contracts/mesh";
 import { wireSchemaOf } from "@muster/contracts/schema";
 import { requestsQueue, subscriptionQueue } from "@muster/contracts/topology";
+import { agentLoginName, loginName } from "@muster/contracts/senders";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { eventuallyHolds } from "@muster/testing/eventually";
@@ -46,20 +47,29 @@ const tokenReply = z.object({ data: z.object({ access_token: z.string() }) });
 
 interface World {
   readonly system: System;
-  readonly broker: Broker;
+  /** Of who logs in so at the broker, the same each time. */
+  readonly peer: (login: string) => Promise<Broker>;
   readonly token: string;
   readonly things: Things;
   /** The session of an agent that is known, by which it may report. */
   readonly agentId: string;
+  close(): Promise<void>;
   readonly session: { readonly generation: number; readonly session_id: string };
 }
 
 async function prepare(): Promise<World> {
   const system = await openSystem({ env: quietLogs() });
-  const broker = await openBroker({
-    ...{ url: system.amqpUrl, name: "stranger", metrics: createMetrics({ service: "stranger" }) },
-    logger: openLogger({ service: "stranger", level: "silent" }),
-  });
+  const peers = new Map<string, Promise<Broker>>();
+  const open = async (login: string): Promise<Broker> =>
+    openBroker({
+      ...{ url: await system.vhost.urlAs(login), name: login, metrics: createMetrics({ service: "peer" }) },
+      logger: openLogger({ service: "peer", level: "silent" }),
+    });
+  const peer = (login: string): Promise<Broker> => {
+    const opening = peers.get(login) ?? open(login);
+    peers.set(login, opening);
+    return opening;
+  };
   const sender = openSender(system.gatewayUrl);
   const headers = { authorization: `Bearer ${system.apiKey}`, "content-type": "application/json" };
   const { text } = await sender.send({ method: "POST", path: "/api/v1/auth/token", headers, body: "{}" });
@@ -78,13 +88,17 @@ async function prepare(): Promise<World> {
   };
   const from = { tenantId: system.tenantId, agentId };
   const contract = mesh.reports["vm-ops.agents"].hello;
-  const granted = await broker.report(contract, contract.payload.parse(hello), from, {
+  const agent = await peer(agentLoginName(agentId));
+  const granted = await agent.report(contract, contract.payload.parse(hello), from, {
     correlationId: "hello",
   });
   const session = { generation: granted.generation, session_id: hello.session_id };
   return {
     system,
-    broker,
+    peer,
+    close: async () => {
+      for (const one of peers.values()) await (await one).close();
+    },
     token: tokenReply.parse(JSON.parse(text)).data.access_token,
     things,
     agentId,
@@ -112,14 +126,17 @@ function withReal(value: unknown, { things, session }: World): unknown {
 
 /** Sends a payload that nobody has looked at, as a peer with other contracts does. */
 async function send(contract: Asked, payload: unknown, world: World): Promise<unknown> {
-  const { broker, token, system, agentId } = world;
+  const { peer, token, system, agentId } = world;
   const anything = { payload: z.unknown(), payloadBytesMax: messageBytesMax };
   const context = { correlationId: uuidv7(), identity: token };
-  if (contract.kind === "request")
-    return await broker.request({ ...contract, ...anything }, payload, context);
+  if (contract.kind === "request") {
+    const asker = await peer(loginName(contract.callers[0] ?? "gateway"));
+    return await asker.request({ ...contract, ...anything }, payload, context);
+  }
   // What an agent says of its own session changes it: each hello is another agent's.
   const from = { tenantId: system.tenantId, agentId: contract.report === "hello" ? uuidv7() : agentId };
-  return await broker.report({ ...contract, ...anything }, payload, from, { correlationId: uuidv7() });
+  const agent = await peer(agentLoginName(from.agentId));
+  return await agent.report({ ...contract, ...anything }, payload, from, { correlationId: uuidv7() });
 }
 
 async function expectOrderly(contract: Asked, payload: unknown, world: World): Promise<void> {
@@ -160,7 +177,7 @@ describe("whatever a message says", function () {
     pids = pidsNow();
   });
   after(async () => {
-    await world?.broker.close();
+    await world?.close();
     await world?.system.close();
   });
 
@@ -179,19 +196,22 @@ describe("whatever a message says", function () {
     });
   }
 
-  /** Every queue that a service reads messages of ours from, with the type of one. */
+  /** Every queue that a service reads messages of ours from, with the type of one and who may send it. */
   const queues = [
     ...Object.entries(mesh.requests).map(([owner, group]) => ({
       queue: requestsQueue(owner as keyof typeof mesh.requests),
       types: [Object.values(group)[0]!.name],
+      sender: loginName(Object.values<RequestContract>(group)[0]!.callers[0] ?? "gateway"),
     })),
     ...Object.entries(mesh.reports).map(([queue, group]) => ({
       queue,
       types: [Object.values(group)[0]!.name],
+      sender: agentLoginName(uuidv7()),
     })),
     ...mesh.subscriptions.map((subscription) => ({
       queue: subscriptionQueue(subscription),
       types: Object.values<EventContract>(subscription.events).map(({ name }) => name),
+      sender: loginName("reliability"),
     })),
   ];
 
@@ -205,13 +225,13 @@ describe("whatever a message says", function () {
         return Object.fromEntries(found.map(({ queue, letters }) => [queue, letters] as const));
       });
     const wanted: Record<string, number> = { ...(await kept()) };
-    for (const { queue, types } of queues) {
+    for (const { queue, types, sender } of queues) {
       const odd = [...badEnvelopes(types[0] ?? ""), ...types.flatMap((type) => badPayloads(type))];
       wanted[queue] = (wanted[queue] ?? 0) + odd.length;
       for (let from = 0; from < odd.length; from += 8) {
         const some = odd.slice(from, from + 8);
         const routed = await Promise.all(
-          some.map((one) => system.vhost.publish({ routingKey: queue, ...one })),
+          some.map((one) => system.vhost.publish({ as: sender, routingKey: queue, ...one })),
         );
         expect(routed).to.not.include(false);
       }
@@ -229,7 +249,7 @@ describe("whatever a message says", function () {
       "é",
       "x".repeat(200),
     ];
-    for (const { queue, types } of queues.filter(({ queue: name }) => name.endsWith(".requests"))) {
+    for (const { queue, types, sender } of queues.filter(({ queue: name }) => name.endsWith(".requests"))) {
       for (const end of forged) {
         const [bad] = badPayloads(types[0] ?? "");
         const properties = {
@@ -237,7 +257,7 @@ describe("whatever a message says", function () {
           message_id: uuidv7(),
           reply_to: `amq.rabbitmq.reply-to.${end}`,
         };
-        await system.vhost.publish({ routingKey: queue, properties, payload: bad!.payload });
+        await system.vhost.publish({ as: sender, routingKey: queue, properties, payload: bad!.payload });
       }
     }
     for (const contract of requests) {

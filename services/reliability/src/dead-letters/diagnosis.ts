@@ -17,7 +17,7 @@ export function diagnosisOf(letter: Diagnosed): string {
   if (kind === "agents") {
     return "No service takes this kind of report: agent and services are of versions that do not fit. Bring both to one version, then replay or discard it.";
   }
-  const meaning = kind === "vm" ? ofDoorbell(letter.reason) : ofService(letter);
+  const meaning = kind === "vm" ? ofDoorbell(letter) : ofService(letter);
   const cut = `Only the first ${bodyBytesMax / 1_024 / 1_024} MiB of it were kept, so it cannot be sent again from here; discard it.`;
   return letter.body_cut ? `${meaning} ${cut}` : meaning;
 }
@@ -37,7 +37,10 @@ function ofCommand(reason: string): string {
   }
 }
 
-function ofDoorbell(reason: string): string {
+function ofDoorbell({ reason, last_error: lastError }: Diagnosed): string {
+  if (codeOf(lastError) === "FORBIDDEN") {
+    return "Somebody who may not ring put this into the VM's queue, and the agent did not take it. Find out who it was by its last error; discard it.";
+  }
   switch (reason) {
     case "rejected":
       return "The agent could not read this doorbell: agent and vm-ops are of versions that do not fit. Bring both to one version, then replay.";
@@ -63,9 +66,11 @@ function ofService(letter: Diagnosed): string {
     return `${queue} dropped this message (${reason}). See that its consumer runs, then replay.`;
   }
   if (type === "") return `What came into ${queue} is no message of ours. Find its publisher; discard it.`;
-  const code = lastError?.split(":")[0] ?? "";
+  const code = codeOf(lastError);
   if (code === "CONTRACT_VIOLATION" || code === "UNSUPPORTED_MESSAGE") {
     return `The consumer of ${queue} does not know this form of ${type}: the services are of versions that do not fit. Upgrade the consumer, then replay.`;
   }
   return `The consumer of ${queue} refused this ${type} for good. Remove the cause that its last error names, then replay; or discard it.`;
 }
+
+const codeOf = (lastError: string | null): string => lastError?.split(":")[0] ?? "";

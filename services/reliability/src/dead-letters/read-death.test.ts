@@ -41,6 +41,7 @@ const delivery = (more: Partial<DeadDelivery> = {}): DeadDelivery => ({
   contentType: "application/cloudevents+json; charset=utf-8",
   messageId: "m-1",
   type: undefined,
+  userId: "muster-vm-ops",
   ...more,
 });
 
@@ -131,6 +132,7 @@ describe("reading a dead letter", () => {
       contentType: fc.option(fc.string(), { nil: undefined }),
       messageId: fc.option(fc.string({ unit: "binary" }), { nil: undefined }),
       type: fc.option(fc.string({ unit: "binary" }), { nil: undefined }),
+      userId: fc.option(fc.string({ unit: "binary" }), { nil: undefined }),
     });
     fc.assert(
       fc.property(wild, (given) => {

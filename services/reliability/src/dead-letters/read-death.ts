@@ -1,7 +1,13 @@
 import { createHash } from "node:crypto";
-import { doorbellPayload, reliabilityHeartbeatsQueue, vmOpsAgentsQueue } from "@muster/contracts/agents";
+import {
+  doorbellPayload,
+  reliabilityHeartbeatsQueue,
+  vmCommandDoorbell,
+  vmOpsAgentsQueue,
+} from "@muster/contracts/agents";
 import { envelope as envelopeSchema, headerPrefixes } from "@muster/contracts/envelope";
 import { tenantId as tenantIdSchema, timestamp } from "@muster/contracts/ids";
+import { mayRing, senderOf } from "@muster/contracts/senders";
 import { agentsExchange, deadLettersExchange } from "@muster/contracts/topology";
 import { z } from "zod";
 import { queueKindOf, tenantOfReportKey, unroutedQueue, vmOfQueue } from "./queues.ts";
@@ -23,6 +29,7 @@ export interface DeadDelivery {
   readonly contentType: string | undefined;
   readonly messageId: string | undefined;
   readonly type: string | undefined;
+  readonly userId: string | undefined;
 }
 
 export interface DeadCommand {
@@ -100,7 +107,9 @@ export function readDeath(delivery: DeadDelivery): Death {
   const read = attributesOf(delivery);
   const messageId = delivery.messageId ?? read.id ?? "";
   const vm = vmOfQueue(queue);
-  const command = vm === undefined ? null : doorbellOf(read.data, vm.vmUuid);
+  // What a stranger put into a VM's queue says nothing about the command that it names.
+  const strange = vm !== undefined && !mayRing(vmCommandDoorbell, senderOf(delivery.userId));
+  const command = vm === undefined || strange ? null : doorbellOf(read.data, vm.vmUuid);
   const routed = {
     queue,
     exchange: last?.exchange ?? (copied ? "" : delivery.exchange),
@@ -119,7 +128,7 @@ export function readDeath(delivery: DeadDelivery): Death {
     vmUuid: vm?.vmUuid ?? null,
     command,
     correlationId: read.correlationid ?? null,
-    lastError: lastErrorOf(delivery.headers),
+    lastError: strange ? strangerOf(delivery.userId) : lastErrorOf(delivery.headers),
     deaths: parked
       ? 0
       : Math.max(
@@ -202,6 +211,10 @@ function lastErrorOf(headers: DeadDelivery["headers"]): string | null {
     return typeof value === "string" && value !== "" ? [value] : [];
   });
   return parts.length === 0 ? null : storableText(parts.join(": "), 2_000);
+}
+
+function strangerOf(userId: string | undefined): string {
+  return storableText(`FORBIDDEN: rung by ${userId ?? "nobody named"}, who may not`, 2_000);
 }
 
 function failedAtOf(headers: DeadDelivery["headers"]): number | null {

@@ -24,7 +24,7 @@ export type RequeueVerdict =
  * What becomes of a command whose doorbell led to no claim: one policy for both hands. It costs one requeue, and
  * when those are used up the command is dead-lettered. What an agent could not read is dead-lettered at once:
  * another copy would read no better. The broker hand never sees `rejected` for anything else, since agents reject
- * only what they cannot parse.
+ * only what they cannot parse, and what a stranger rang names no command.
  */
 export function requeuePolicy(stale: Stale, finding: Finding): RequeueVerdict {
   if (isTerminal(stale.state)) return { kind: "ignore", why: "ended" };
