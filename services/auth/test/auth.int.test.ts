@@ -67,6 +67,7 @@ describe("auth", function () {
     const { access_token, principal, expires_in_seconds } = await s.exchange(key);
     const verifier = openVerifier({
       fetchKeys: () => s.broker.request(authRequests.getKeys, {}, context),
+      fetchRevocations: (page) => s.broker.request(authRequests.listTokenRevocations, page, context),
       mode: "enforced",
       shadowTenantId: "shadow-tenant",
       logger,

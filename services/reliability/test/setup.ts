@@ -126,6 +126,7 @@ export async function startReliability(ground: Ground, more: Record<string, stri
   const verifier = openVerifier({
     ...common,
     fetchKeys: () => Promise.resolve({ keys: [ground.issuer.jwk] }),
+    fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
     mode: "enforced",
     shadowTenantId: "shadow-tenant",
   });
@@ -167,6 +168,7 @@ export async function openPeer(
     identify: (token) =>
       openVerifier({
         fetchKeys: () => Promise.resolve({ keys: [ground.issuer.jwk] }),
+        fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
         mode: "enforced",
         shadowTenantId: "shadow-tenant",
         logger: silent,
