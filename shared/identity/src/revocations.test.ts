@@ -3,6 +3,7 @@ import { createMetrics } from "@muster/telemetry/metrics";
 import { expect } from "chai";
 import { codeOf, invalid, seconds, setup, startMs } from "../test/issuer.ts";
 import { Revocations } from "./revocations.ts";
+import type { RevocationsPage } from "./revocations.ts";
 
 const hourMs = 3_600_000;
 const iso = (ms: number) => new Date(ms).toISOString();
@@ -132,6 +133,26 @@ describe("a verifier that hears of revocations", () => {
 });
 
 describe("the list of what is revoked", () => {
+  it("is waited for by whoever verifies, however long it takes", async () => {
+    const answers: ((page: RevocationsPage) => void)[] = [];
+    const fetchRevocations = () => new Promise<RevocationsPage>((resolve) => answers.push(resolve));
+    const { verifier, tokenOf } = await setup({ fetchRevocations });
+    const other = await setup();
+    const pending = codeOf(verifier.verify(await tokenOf({ claims: { as_of: startMs - 1 } })));
+    // Long enough for whoever does not wait.
+    for (let n = 0; n < 20; n++) await other.verifier.verify(await other.tokenOf());
+    expect(await Promise.race([pending, Promise.resolve("waits")])).to.equal("waits");
+    answers[0]?.({ items: [], next_cursor: null });
+    expect(await pending).to.equal("accepted");
+    verifier.tokensRevoked();
+    const known = codeOf(verifier.verify(await tokenOf({ claims: { as_of: startMs - 1 } })));
+    for (let n = 0; n < 20; n++) await other.verifier.verify(await other.tokenOf());
+    expect(await Promise.race([known, Promise.resolve("waits")]), "events were missed").to.equal("waits");
+    answers[1]?.({ items: [revocation()], next_cursor: null });
+    expect(await known).to.equal(invalid);
+    expect(answers).to.have.length(2);
+  });
+
   it("is read, every page of it, before any token is judged", async () => {
     const { verifier, tokenOf, issuer } = await setup();
     const others = Array.from({ length: 4 }, (_, n) => revocation({ subject: `user:${n}` }));
