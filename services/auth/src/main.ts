@@ -1,8 +1,8 @@
 import { openBroker } from "@muster/broker/broker";
-import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import type { PreparedMessage } from "@muster/contracts/message";
 import { openDatabase } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
+import { hearIssuer } from "@muster/identity/hear-issuer";
 import { announceMode } from "@muster/identity/mode";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
@@ -15,6 +15,7 @@ import { exchangesOf } from "./issuers/exchange.ts";
 import { IssuerKeys } from "./issuers/keys.ts";
 import { boundsOf } from "./limits/bounds.ts";
 import { openAuth } from "./open-auth.ts";
+import { listRevocations, openRevocationTeller } from "./revocations/tell.ts";
 import { openSigning } from "./signing/open-signing.ts";
 import { sealerOf } from "./signing/sealed.ts";
 import { findPublished } from "./signing/store.ts";
@@ -45,6 +46,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     "verifier",
     openVerifier({
       fetchKeys: () => database.transaction("system", findPublished, { readOnly: true }),
+      fetchRevocations: (page) => listRevocations(database, page),
       mode: config.AUTH_MODE,
       shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
       keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
@@ -66,13 +68,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
   );
   const publish = (message: PreparedMessage) => broker.publish(message);
   service.own("outbox relay", await openOutboxRelay({ database, publish, logger, metrics }));
-  service.own(
-    "key changes",
-    await broker.hear(signingKeysChanged, {
-      heard: ({ revoked }) => verifier.keysChanged(revoked),
-      missed: () => verifier.keysChanged(),
-    }),
-  );
+  service.own("issuer changes", await hearIssuer(broker, verifier));
   const keeping = { database, ...keepingOf(config) };
   const lookMs = config.MUSTER_AUTH_KEY_LOOK_MS;
   const signing = service.own("signing keys", await openSigning({ ...keeping, lookMs, logger, metrics }));
@@ -87,6 +83,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     bounds: boundsOf(config),
     metrics,
   });
+  service.own("revocation teller", openRevocationTeller({ database, logger, everyMs: 1_000 }));
   service.own("token pruner", openTokenPruner({ database, logger, everyMs: 60_000 }));
 });
 

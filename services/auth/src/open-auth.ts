@@ -14,6 +14,7 @@ import type { ExternalDeps } from "./issuers/exchange.ts";
 import { createIssuer, getIssuer, listIssuers, removeIssuer } from "./issuers/manage.ts";
 import type { Bounds } from "./limits/bounds.ts";
 import { Limits } from "./limits/limits.ts";
+import { listRevocations } from "./revocations/tell.ts";
 import { Minter } from "./signing/minter.ts";
 import type { Keeping } from "./signing/keep.ts";
 import { listSigningKeys, revokeSigningKey, rotateSigningKey } from "./signing/manage.ts";
@@ -66,6 +67,7 @@ export async function openAuth(o: AuthOptions): Promise<void> {
     revokeToken: (payload) => revokeToken(tokens, payload),
     exchangeToken: (payload) => exchangeToken({ ...tokens, ...o.external }, payload),
     ...issuerHandlers(o),
+    listTokenRevocations: (payload) => listRevocations(database, payload),
   };
   await broker.serve("auth", authRequests, handlers);
 }

@@ -68,6 +68,7 @@ describe("auth", function () {
     const { access_token, principal, expires_in_seconds } = await s.exchange(key);
     const verifier = openVerifier({
       fetchKeys: () => s.asker.request(authRequests.getKeys, {}, context),
+      fetchRevocations: (page) => s.asker.request(authRequests.listTokenRevocations, page, context),
       mode: "enforced",
       shadowTenantId: "shadow-tenant",
       logger,

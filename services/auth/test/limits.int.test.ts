@@ -97,7 +97,8 @@ describe("limits are declared", () => {
   it("by every request of auth that anybody may ask for a token, and by every open route", () => {
     const open = declared.filter(([, { identity }]) => identity === "none").map(([key]) => key);
     const unlimited = open.filter((key) => declared.find(([one]) => one === key)?.[1].limits.length === 0);
-    expect(unlimited, "public, and the same for everybody").to.deep.equal(["getKeys"]);
+    const forServices = ["getKeys", "listTokenRevocations"];
+    expect(unlimited, "the same for everybody").to.deep.equal(forServices);
     for (const [key, route] of Object.entries(routes)) {
       if (route.access !== "public" && route.access !== "credentials") continue;
       expect("limits" in route && route.limits, key).to.include("failures-by-address");

@@ -12,11 +12,11 @@ import type { PreparedMessage } from "@muster/contracts/message";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Role } from "@muster/contracts/principal";
 import { loginName } from "@muster/contracts/senders";
-import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { topologyOf } from "@muster/contracts/topology";
 import { openDatabase } from "@muster/database/database";
 import type { Database } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
+import { hearIssuer } from "@muster/identity/hear-issuer";
 import { openVerifier } from "@muster/identity/verify";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
@@ -32,6 +32,7 @@ import type { Bounds } from "../src/limits/bounds.ts";
 import { openAuth } from "../src/open-auth.ts";
 import type { AuthOptions } from "../src/open-auth.ts";
 import type { Keeping } from "../src/signing/keep.ts";
+import { listRevocations } from "../src/revocations/tell.ts";
 import { openSigning } from "../src/signing/open-signing.ts";
 import type { SigningKeys } from "../src/signing/open-signing.ts";
 import { sealerOf } from "../src/signing/sealed.ts";
@@ -135,7 +136,9 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
   const database = await open(postgres.urlFor("auth"));
   const shadowTenantId = "shadow-tenant";
   const fetchKeys = () => database.transaction("system", findPublished, { readOnly: true });
-  const verifier = openVerifier({ fetchKeys, mode: "enforced", shadowTenantId, logger, metrics });
+  const fetchRevocations = (page: { limit: number; cursor?: string }) => listRevocations(database, page);
+  const verifying = { fetchKeys, fetchRevocations, shadowTenantId, logger, metrics };
+  const verifier = openVerifier({ ...verifying, mode: "enforced" });
   const identify = (token: string | undefined) => verifier.verify(token);
   const url = await vhost.urlAs(loginName("auth"));
   const broker = await openBroker({ url, name: "auth", service: "auth", identify, logger, metrics });
@@ -145,10 +148,7 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
   const signing = await openReplica(database);
   const publish = (message: PreparedMessage) => broker.publish(message);
   const relay = await openOutboxRelay({ database, publish, logger, metrics });
-  await broker.hear(signingKeysChanged, {
-    heard: ({ revoked }) => verifier.keysChanged(revoked),
-    missed: () => verifier.keysChanged(),
-  });
+  await hearIssuer(broker, verifier);
   const keeping: Keeping = { database, sealer: sealerOf(keyEncryptionKey), tokenTtlSeconds: 600, life };
   const outsideClock = { aheadMs: 0 };
   const external = externalParts(outsideClock);

@@ -10,6 +10,7 @@ import { expect } from "chai";
 import { decodeProtectedHeader } from "jose";
 import { openAuth } from "../src/open-auth.ts";
 import { keepKeys } from "../src/signing/keep.ts";
+import { listRevocations } from "../src/revocations/tell.ts";
 import { findPublished } from "../src/signing/store.ts";
 import {
   codeOf,
@@ -76,6 +77,7 @@ describe("requests about signing keys", function () {
     const database = await open(s.postgres.urlFor("auth"));
     const verifier = openVerifier({
       fetchKeys: () => database.transaction("system", findPublished, { readOnly: true }),
+      fetchRevocations: (page) => listRevocations(database, page),
       ...{ mode: "enforced", shadowTenantId: "shadow-tenant", logger, metrics },
     });
     const broker = await openBroker({

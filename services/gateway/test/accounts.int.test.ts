@@ -16,7 +16,8 @@ import type { Bundle } from "./setup.ts";
 const declared: [string, RequestContract][] = Object.entries(authRequests);
 const forCallers = declared.filter(([, { identity }]) => identity === "caller");
 /** Answered with a sample: all but what the gateway asks on its own account. */
-const sampled = declared.filter(([key]) => key !== "getKeys" && key !== "exchangeApiKey");
+const ownAccount = ["getKeys", "exchangeApiKey", "listTokenRevocations"];
+const sampled = declared.filter(([key]) => !ownAccount.includes(key));
 const routeOf = new Map<string, Route>(Object.entries(routes));
 
 function sampleOf(schema: z.ZodType): unknown {
@@ -34,8 +35,12 @@ async function serveSamples(s: Bundle) {
       return Promise.resolve(replies.get(key));
     },
   ]);
-  const own: Pick<RequestHandlers<typeof authRequests>, "getKeys" | "exchangeApiKey"> = {
+  const own: Pick<
+    RequestHandlers<typeof authRequests>,
+    "getKeys" | "exchangeApiKey" | "listTokenRevocations"
+  > = {
     getKeys: () => Promise.resolve({ keys: s.issuer.keys }),
+    listTokenRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
     exchangeApiKey: (items) =>
       Promise.resolve(items.map(() => new MusterError("INVALID_OR_MISSING_BEARER_TOKEN"))),
   };

@@ -10,6 +10,7 @@ import { meshWith } from "@muster/contracts/mesh";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Principal, Role } from "@muster/contracts/principal";
 import { loginName } from "@muster/contracts/senders";
+import type { TokenRevocation } from "@muster/contracts/token-revocations";
 import { topologyOf } from "@muster/contracts/topology";
 import { openVerifier } from "@muster/identity/verify";
 import { readSettings } from "@muster/service/settings";
@@ -32,6 +33,12 @@ function keyPair(kid: string) {
 /** An issuer like auth: one Ed25519 key signs, the next one is published; tokens of any kind. */
 function setupIssuer() {
   const pairs = [keyPair("k1"), keyPair("k2")];
+  const state = {
+    /** What is void, as the issuer lists it. */
+    revocations: [] as TokenRevocation[],
+    /** The last revocation that tokens are made after; by default they do not say. */
+    asOfMs: undefined as number | undefined,
+  };
   let made = pairs.length;
   const keys = pairs.map(({ jwk }) => jwk);
   const token = (
@@ -41,7 +48,8 @@ function setupIssuer() {
     const nowSeconds = Math.floor(Date.now() / 1_000);
     const expiresAt = nowSeconds + (o.expiresInSeconds ?? 600);
     const signer = pairs[0]!;
-    return new SignJWT({ tenant_id: o.tenantId ?? "acme", roles: [role], permissions: [] })
+    const made = state.asOfMs === undefined ? {} : { as_of: state.asOfMs };
+    return new SignJWT({ tenant_id: o.tenantId ?? "acme", roles: [role], permissions: [], ...made })
       .setProtectedHeader({ alg: "EdDSA", kid: signer.kid, typ: accessTokenType })
       .setIssuer(o.issuer ?? accessTokenIssuer)
       .setAudience(o.audience ?? accessTokenAudience)
@@ -58,12 +66,12 @@ function setupIssuer() {
     keys.splice(0, keys.length, ...pairs.map(({ jwk }) => jwk));
     return kid;
   };
-  return { keys, token, revoke };
+  return Object.assign(state, { keys, token, revoke });
 }
 
 /** What the gateway asks on its own account. */
-const { exchangeApiKey, getKeys } = authRequests;
-const asked = { exchangeApiKey, getKeys };
+const { exchangeApiKey, getKeys, listTokenRevocations } = authRequests;
+const asked = { exchangeApiKey, getKeys, listTokenRevocations };
 
 /** A peer that answers as a key's owner; a key that it does not know is refused. */
 export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: string[]) {
@@ -93,6 +101,7 @@ export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: stri
         }),
       ),
     getKeys: () => Promise.resolve({ keys: [...issuer.keys] }),
+    listTokenRevocations: () => Promise.resolve({ items: [...issuer.revocations], next_cursor: null }),
   };
   return { newKey, revoke, handlers };
 }
@@ -115,6 +124,7 @@ export async function setup(o: SetupOptions = {}) {
   const mode = o.peersMode ?? (o.env?.["AUTH_MODE"] === "shadow" ? "shadow" : "enforced");
   const verifier = openVerifier({
     fetchKeys: () => Promise.resolve({ keys: [...issuer.keys] }),
+    fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
     mode,
     shadowTenantId: "shadow-tenant",
     logger,

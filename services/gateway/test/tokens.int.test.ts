@@ -11,7 +11,11 @@ import { setup } from "./setup.ts";
 import type { Bundle } from "./setup.ts";
 
 const { exchangeApiKey, getKeys, issueToken, refreshToken, exchangeToken, revokeToken } = authRequests;
-const asked = { exchangeApiKey, getKeys, issueToken, refreshToken, exchangeToken, revokeToken };
+const { listTokenRevocations } = authRequests;
+const asked = {
+  ...{ exchangeApiKey, getKeys, issueToken, refreshToken, exchangeToken, revokeToken },
+  listTokenRevocations,
+};
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
 const secretOf = () => randomBytes(32).toString("base64url");
 const newKey = () => `mk_abcdefghij_${secretOf()}`;
@@ -58,6 +62,7 @@ async function serveAuth(s: Bundle) {
         }),
       ),
     getKeys: () => Promise.resolve({ keys: s.issuer.keys }),
+    listTokenRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
     issueToken: granted,
     refreshToken: granted,
     exchangeToken: async (payload) => ({

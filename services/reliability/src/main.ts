@@ -1,9 +1,9 @@
 import { openBroker } from "@muster/broker/broker";
 import type { Broker } from "@muster/broker/broker";
 import { authRequests } from "@muster/contracts/auth";
-import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { openDatabase } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
+import { hearIssuer } from "@muster/identity/hear-issuer";
 import { announceMode } from "@muster/identity/mode";
 import { openVerifier } from "@muster/identity/verify";
 import type { Verifier } from "@muster/identity/verify";
@@ -44,6 +44,7 @@ await startService(
       openVerifier({
         // Asked when the first token is verified; by then the broker below is there.
         fetchKeys: () => broker.request(authRequests.getKeys, {}, ownContext()),
+        fetchRevocations: (page) => broker.request(authRequests.listTokenRevocations, page, ownContext()),
         mode: config.AUTH_MODE,
         shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
         keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
@@ -63,13 +64,7 @@ await startService(
       }),
       (opened) => opened.health(),
     );
-    own(
-      "key changes",
-      await broker.hear(signingKeysChanged, {
-        heard: ({ revoked }) => verifier.keysChanged(revoked),
-        missed: () => verifier.keysChanged(),
-      }),
-    );
+    own("issuer changes", await hearIssuer(broker, verifier));
     own(
       "outbox relay",
       await openOutboxRelay({

@@ -24,7 +24,7 @@ import { emptyReport, openVmOpsPeer } from "./vm-ops-peer.ts";
 
 closeAfterEachTest();
 
-const { getKeys } = authRequests;
+const { getKeys, listTokenRevocations } = authRequests;
 
 /** The service as its own process; resolves when it is ready, with the port of its internal server. */
 async function spawnService(ground: Ground): Promise<{ process: ChildProcess; port: number }> {
@@ -291,7 +291,14 @@ describe("the process", () => {
   it("verifies callers by the keys that the auth service publishes", async () => {
     const ground = await setupGround();
     const auth = await openPeer(ground, "auth");
-    await auth.serve("auth", { getKeys }, { getKeys: async () => ({ keys: [ground.issuer.jwk] }) });
+    await auth.serve(
+      "auth",
+      { getKeys, listTokenRevocations },
+      {
+        getKeys: async () => ({ keys: [ground.issuer.jwk] }),
+        listTokenRevocations: async () => ({ items: [], next_cursor: null }),
+      },
+    );
     const service = await spawnService(ground);
     const gateway = await openPeer(ground, "gateway");
     const list = (context: ReturnType<typeof asking>) =>

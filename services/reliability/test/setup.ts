@@ -127,6 +127,7 @@ export async function startReliability(ground: Ground, more: Record<string, stri
   const verifier = openVerifier({
     ...common,
     fetchKeys: () => Promise.resolve({ keys: [ground.issuer.jwk] }),
+    fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
     mode: "enforced",
     shadowTenantId: "shadow-tenant",
   });
@@ -165,6 +166,7 @@ export async function openPeer(ground: Ground, name: "gateway" | "vm-ops" | "aut
     identify: (token) =>
       openVerifier({
         fetchKeys: () => Promise.resolve({ keys: [ground.issuer.jwk] }),
+        fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
         mode: "enforced",
         shadowTenantId: "shadow-tenant",
         logger: silent,

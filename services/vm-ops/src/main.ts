@@ -2,8 +2,8 @@ import { openBroker } from "@muster/broker/broker";
 import type { Broker } from "@muster/broker/broker";
 import { authRequests } from "@muster/contracts/auth";
 import { uuidv7 } from "@muster/contracts/ids";
-import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { openDatabase } from "@muster/database/database";
+import { hearIssuer } from "@muster/identity/hear-issuer";
 import { announceMode } from "@muster/identity/mode";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
@@ -41,6 +41,8 @@ await startService(
       openVerifier({
         // Asked when the first token is verified; by then the broker below is there.
         fetchKeys: () => broker.request(authRequests.getKeys, {}, { correlationId: uuidv7() }),
+        fetchRevocations: (page) =>
+          broker.request(authRequests.listTokenRevocations, page, { correlationId: uuidv7() }),
         mode: config.AUTH_MODE,
         shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
         keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
@@ -61,13 +63,7 @@ await startService(
       }),
       (opened) => opened.health(),
     );
-    own(
-      "key changes",
-      await broker.hear(signingKeysChanged, {
-        heard: ({ revoked }) => verifier.keysChanged(revoked),
-        missed: () => verifier.keysChanged(),
-      }),
-    );
+    own("issuer changes", await hearIssuer(broker, verifier));
     await openVmOps({ config, database, broker, logger, metrics, own });
   },
 );

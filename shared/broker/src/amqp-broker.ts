@@ -346,7 +346,11 @@ export class AmqpBroker implements Broker {
       for (const [owner, requester] of this.#requesters) parts[`requests to ${owner}`] = requester.health();
     }
     for (const consumer of this.#consumers) parts[`consumer ${consumer.queue}`] = consumer.health();
-    for (const watch of this.#watches) parts[`watch ${watch.exchange}`] = watch.health();
+    for (const watch of this.#watches) {
+      const name = `watch ${watch.exchange}`;
+      // Several may watch one exchange: the one that is ill is told of.
+      if (parts[name]?.ok !== false) parts[name] = watch.health();
+    }
     return combined(parts);
   }
 

@@ -17,6 +17,7 @@ import { issuerRequests } from "./issuers.ts";
 import { clientAddress } from "./limits.ts";
 import { principal } from "./principal.ts";
 import { kid, publishedKeysMax, signingKeysView } from "./signing-keys.ts";
+import { revocationRequests } from "./token-revocations.ts";
 import { tokenLimits, tokenRequests } from "./tokens.ts";
 import { cursor, idempotencyKey, limit } from "./vm-ops.ts";
 
@@ -233,4 +234,5 @@ export const authRequests = {
   }),
   ...issuerRequests,
   ...tokenRequests,
+  ...revocationRequests,
 } as const;

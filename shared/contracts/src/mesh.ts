@@ -43,8 +43,11 @@ export const reliabilityCommands = defineSubscription({
   events: { commandDeadLettered, commandReplayed },
 });
 
-/** A key that signs no more must be known at once to everybody who verifies. */
-const keyHearings: readonly Hearing[] = [{ event: authEvents.signingKeysChanged, by: services }];
+/** A key that signs no more, and tokens that are void, must be known at once to everybody who verifies. */
+const keyHearings: readonly Hearing[] = [
+  { event: authEvents.signingKeysChanged, by: services },
+  { event: authEvents.tokensRevoked, by: services },
+];
 
 /** Everything that travels, in one value: topology, documents, golden files and permissions derive from it. */
 export const mesh = {

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { defineEvent } from "./define.ts";
 import { timestamp } from "./ids.ts";
+import { tokensRevoked } from "./token-revocations.ts";
 
 /** Names a signing key in tokens and key sets (RFC 7517). */
 export const kid = z
@@ -47,4 +48,4 @@ export const signingKeysChanged = defineEvent({
   }),
 });
 
-export const authEvents = { signingKeysChanged } as const;
+export const authEvents = { signingKeysChanged, tokensRevoked } as const;

@@ -4,6 +4,7 @@ import { TokenCache } from "./token-cache.ts";
 const verified = (expiresAtMs: number) => ({
   principal: { tenant_id: "acme", subject: "user:1", roles: [], permissions: [] },
   expiresAtMs,
+  origin: { asOfMs: 1, via: [] },
 });
 
 describe("the cache of verified tokens", () => {

@@ -7,6 +7,7 @@ import {
   accessTokenType,
 } from "@muster/contracts/principal";
 import type { Principal } from "@muster/contracts/principal";
+import type { TokenRevocation } from "@muster/contracts/token-revocations";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
 import { decodeProtectedHeader, errors, jwtVerify } from "jose";
@@ -16,12 +17,16 @@ import { readClaims } from "./claims.ts";
 import type { Verified } from "./claims.ts";
 import { isCanonical } from "./form.ts";
 import { KeySet, KeysUnavailable } from "./keys.ts";
+import { Revocations } from "./revocations.ts";
+import type { RevocationsOptions, RevocationsPage } from "./revocations.ts";
 import { openShadow } from "./shadow.ts";
 import { TokenCache } from "./token-cache.ts";
 
 export interface VerifierOptions {
   /** Asks the issuer for its key set. */
   readonly fetchKeys: () => Promise<JSONWebKeySet>;
+  /** Asks the issuer for the tokens that are void though they live, page by page. */
+  readonly fetchRevocations: (page: { limit: number; cursor?: string }) => Promise<RevocationsPage>;
   readonly mode: "shadow" | "enforced";
   readonly shadowTenantId: string;
   readonly metrics: Metrics;
@@ -34,6 +39,8 @@ export interface VerifierOptions {
   /** How long known keys serve while the issuer does not answer. */
   readonly staleMaxMs?: number;
   readonly cacheTokensMax?: number;
+  /** Subjects whose revocations are remembered one by one; beyond, whole tenants. */
+  readonly revokedSubjectsMax?: number;
   /** Milliseconds since 1970. */
   readonly now?: () => number;
 }
@@ -50,6 +57,10 @@ export interface Verifier {
    * again until it comes.
    */
   keysChanged(revokedKids?: readonly string[]): void;
+  /** These are void from now on; without any: some may have been missed, and the list is read anew, until it comes. */
+  tokensRevoked(revocation?: TokenRevocation): void;
+  /** Whether a token that was good has been revoked, as far as is known. */
+  isVoid(token: Pick<Verified, "principal" | "origin">): boolean;
   close(): Promise<void>;
 }
 
@@ -80,6 +91,8 @@ export function openVerifier(o: VerifierOptions): Verifier {
     },
   });
   const refresher = openRefresher(keys);
+  const revocations = openRevocations(o, { maxAgeMs, staleMaxMs, now });
+  const relister = openRefresher(revocations);
   const checks = {
     keys,
     now,
@@ -92,12 +105,15 @@ export function openVerifier(o: VerifierOptions): Verifier {
   return {
     async verify(token, asked = "") {
       if (token === undefined || token === "") return refused(new MusterError("MISSING_BEARER_TOKEN"), asked);
-      const known = cache.get(token, now());
-      if (known !== undefined) return known.principal;
       try {
+        const waiting = revocations.wait();
+        if (waiting !== undefined) await waiting;
         const before = epoch;
-        const verified = await verifyToken(token, checks);
-        if (epoch === before) cache.put(token, verified);
+        const known = cache.get(token, now());
+        const verified = known ?? (await verifyToken(token, checks));
+        if (known === undefined && epoch === before) cache.put(token, verified);
+        // Last: what was revoked while its signature was looked at counts.
+        if (revocations.voids(verified)) throw invalid("the token was revoked");
         return verified.principal;
       } catch (error) {
         return refused(asRefusal(error), asked);
@@ -107,12 +123,33 @@ export function openVerifier(o: VerifierOptions): Verifier {
       keys.revoke(revokedKids);
       refresher.wake();
     },
+    tokensRevoked(revocation) {
+      if (revocation !== undefined) return revocations.add([revocation]);
+      revocations.missed();
+      relister.wake();
+    },
+    isVoid: (token) => revocations.voids(token),
     close() {
       refresher.close();
+      relister.close();
       cache.clear();
       return Promise.resolve();
     },
   };
+}
+
+/** As old as keys may be, and as long in their place while the issuer is away. */
+function openRevocations(
+  { fetchRevocations, revokedSubjectsMax, logger, metrics }: VerifierOptions,
+  ages: Pick<RevocationsOptions, "maxAgeMs" | "staleMaxMs" | "now">,
+): Revocations {
+  return new Revocations({
+    ...ages,
+    fetchPage: fetchRevocations,
+    subjectsMax: revokedSubjectsMax ?? 50_000,
+    onFailed: (error) => logger.warn({ err: error }, "cannot read the issuer's revocations"),
+    metrics,
+  });
 }
 
 /** Counts a refusal, and answers it in shadow mode with the shadow principal. */
@@ -136,7 +173,7 @@ function openRefusals(o: VerifierOptions): (error: MusterError, asked: string) =
 }
 
 /** Reloads when woken, and again after a while for as long as that fails. */
-function openRefresher(keys: Pick<KeySet, "reload">) {
+function openRefresher(what: { reload(): Promise<void> }) {
   const closing = new AbortController();
   let wanted = false;
   let running: Promise<void> | undefined;
@@ -145,9 +182,9 @@ function openRefresher(keys: Pick<KeySet, "reload">) {
     while (wanted && !closing.signal.aborted) {
       wanted = false;
       try {
-        await keys.reload();
+        await what.reload();
       } catch {
-        // The key set has told of it.
+        // It has told of it.
         wanted = true;
         await pause(refreshRetryMs, undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
       }

@@ -1,4 +1,5 @@
 import { MusterError } from "@muster/contracts/errors";
+import type { TokenRevocation } from "@muster/contracts/token-revocations";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { randomUUID } from "node:crypto";
@@ -26,7 +27,14 @@ export interface Changes {
 export async function setup(o: Partial<VerifierOptions> = {}) {
   const pair = await keyPair("k1");
   const clock = { nowMs: startMs };
-  const issuer = { keys: [pair.jwk] as JSONWebKeySet["keys"], fetches: 0, failing: false };
+  const issuer = {
+    keys: [pair.jwk] as JSONWebKeySet["keys"],
+    fetches: 0,
+    failing: false,
+    revocations: [] as TokenRevocation[],
+    lists: 0,
+    listFailing: false,
+  };
   const metrics = createMetrics({ service: "test" });
   const verifier = openVerifier({
     fetchKeys: async () => {
@@ -34,6 +42,15 @@ export async function setup(o: Partial<VerifierOptions> = {}) {
       await Promise.resolve();
       if (issuer.failing) throw new Error("no answer");
       return { keys: issuer.keys };
+    },
+    // Two to a page, whatever is asked for: what is read is more than one.
+    fetchRevocations: async ({ cursor = "0" }) => {
+      issuer.lists += 1;
+      await Promise.resolve();
+      if (issuer.listFailing) throw new Error("no answer");
+      const end = Number(cursor) + 2;
+      const next_cursor = end < issuer.revocations.length ? String(end) : null;
+      return { items: issuer.revocations.slice(Number(cursor), end), next_cursor };
     },
     mode: "enforced",
     shadowTenantId: "shadow-tenant",

@@ -9,6 +9,7 @@ import { callerOf, changerOf, scopeOf } from "../caller.ts";
 import type { Caller } from "../caller.ts";
 import { once } from "../creations.ts";
 import { pageOf, placeOf } from "../cursor.ts";
+import { tellRevoked } from "../revocations/tell.ts";
 import { storable } from "../text.ts";
 import { grantFaults, mayChange } from "./rules.ts";
 import {
@@ -83,6 +84,7 @@ export function accountsOf<V extends z.ZodType>(
         if (to.role !== "owner") await keepAnOwner(tx, caller, row);
         const changed = await changeAccount(tx, { tenantId: caller.tenantId, id }, to);
         await audit(tx, caller, changed, "changed", differences(row, changed));
+        await tellRevoked(tx, caller.tenantId, context);
         return viewOf(changed);
       }),
 
@@ -95,6 +97,7 @@ export function accountsOf<V extends z.ZodType>(
         await keepAnOwner(tx, caller, row);
         const disabled = await disableAccount(tx, caller.tenantId, id);
         await audit(tx, caller, disabled, "disabled", {});
+        await tellRevoked(tx, caller.tenantId, context);
         return viewOf(disabled);
       }),
   };

@@ -62,6 +62,7 @@ export function exchangeApiKeys({ database, keys, limits, signing, mint, now }: 
         const { token, expiresInSeconds } = await mint(row.id, principal, row.expiresAt, {
           key,
           atMs,
+          origin: { asOf: row.asOf, via: [`api-key:${row.id}`] },
         });
         return { access_token: token, expires_in_seconds: expiresInSeconds, principal };
       }),

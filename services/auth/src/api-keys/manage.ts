@@ -15,6 +15,7 @@ import { callerOf, changerOf, scopeOf } from "../caller.ts";
 import type { Caller } from "../caller.ts";
 import { once } from "../creations.ts";
 import { pageOf, placeOf } from "../cursor.ts";
+import { tellRevoked } from "../revocations/tell.ts";
 import { storable } from "../text.ts";
 import { newApiKey } from "./key.ts";
 import { apiKeyViewOf, countWorking, findKey, insertKey, listKeys, revokeKey } from "./store-manage.ts";
@@ -153,6 +154,7 @@ export async function revokeApiKey(
     if (row.revoked_at !== null) return apiKeyViewOf(row);
     const revoked = await revokeKey(tx, caller.tenantId, id);
     await audit(tx, caller, revoked, "revoked", { prefix: row.prefix });
+    await tellRevoked(tx, caller.tenantId, context);
     return apiKeyViewOf(revoked);
   });
 }

@@ -24,6 +24,8 @@ export interface FoundKey extends KeyHolder {
   readonly expiresAt: Date | null;
   /** Not marked as used within the last minute. */
   readonly unmarked: boolean;
+  /** What a token is made from, by the snapshot that all of this is of. */
+  readonly asOf: Date;
 }
 
 export interface ApiKeyStore {
@@ -48,6 +50,7 @@ const foundRow = z
     usable: z.boolean(),
     expires_at: z.date().nullable(),
     unmarked: z.boolean(),
+    tokens_as_of: z.date(),
   })
   .transform((row): FoundKey => ({
     id: row.id,
@@ -63,6 +66,7 @@ const foundRow = z
     usable: row.usable,
     expiresAt: row.expires_at,
     unmarked: row.unmarked,
+    asOf: row.tokens_as_of,
   }));
 
 export function apiKeyStore(database: Database): ApiKeyStore {
@@ -84,7 +88,8 @@ export function apiKeyStore(database: Database): ApiKeyStore {
                 k.role_max, k.permissions AS key_permissions, k.expires_at,
                 k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
                   AND p.disabled_at IS NULL AND t.state = 'active' AS usable,
-                k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute' AS unmarked
+                k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute' AS unmarked,
+                t.tokens_as_of
            FROM api_keys k
            JOIN principals p ON p.tenant_id = k.tenant_id AND p.id = k.principal_id
            JOIN tenants t ON t.tenant_id = k.tenant_id

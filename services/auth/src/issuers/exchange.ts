@@ -11,7 +11,7 @@ import { meantBy, rankBy } from "./claims.ts";
 import type { TrustedIssuer } from "./claims.ts";
 import type { IssuerKeys } from "./keys.ts";
 import { TokenRefused } from "./refused.ts";
-import { findTrusted, isTrusted } from "./store.ts";
+import { findTrusted, trustedAsOf } from "./store.ts";
 import { admit } from "./users.ts";
 import { readToken, verifyBy } from "./verify.ts";
 import type { Presented, Vouched } from "./verify.ts";
@@ -100,8 +100,9 @@ async function grant(
   }
   const atMs = now();
   const given = await database.transaction("system", async (tx) => {
-    if (!(await isTrusted(tx, issuer))) throw new TokenRefused("untrusted", "its issuer was removed");
     const { id, role, permissions } = await admit(tx, issuer, { vouched: o.vouched, claims, rank });
+    const asOf = await trustedAsOf(tx, issuer);
+    if (asOf === undefined) throw new TokenRefused("untrusted", "its issuer was removed");
     const who = {
       tenant_id: issuer.tenantId,
       subject: `user:${id}`,
@@ -117,14 +118,15 @@ async function grant(
     } as const;
     const [limited] = await limits.count(tx, tokenRequests.exchangeToken, [outcome]);
     // Answered and not thrown: what was counted is kept.
-    return limited ?? { principal: narrowed(who, scope), kid: await signing.activeKid(tx) };
+    return limited ?? { principal: narrowed(who, scope), asOf, kid: await signing.activeKid(tx) };
   });
   if (given instanceof MusterError) throw given;
-  const { principal, kid } = given;
+  const { principal, asOf, kid } = given;
   const id = [`issuer:${issuer.id}`, principal.subject, ...(scope ?? [])].join(" ");
   const { token, expiresInSeconds } = await mint(id, principal, o.vouched.expiresAt, {
     key: await signing.keyOf(kid),
     atMs,
+    origin: { asOf, via: [`issuer:${issuer.id}`] },
   });
   return {
     access_token: token,

@@ -12,6 +12,7 @@ import { callerOf, changerOf, scopeOf } from "../caller.ts";
 import type { Caller } from "../caller.ts";
 import { once } from "../creations.ts";
 import { pageOf, placeOf } from "../cursor.ts";
+import { tellRevoked } from "../revocations/tell.ts";
 import { storable } from "../text.ts";
 import { addressFault } from "./addresses.ts";
 import type { Networks } from "./addresses.ts";
@@ -131,6 +132,7 @@ export async function removeIssuer(
     if (row.removed_at !== null) return issuerViewOf(row);
     const removed = await markRemoved(tx, caller.tenantId, id);
     await audit(tx, caller, removed, "removed", { issuer: row.issuer, audience: row.audience });
+    await tellRevoked(tx, caller.tenantId, context);
     return issuerViewOf(removed);
   });
 }

@@ -125,14 +125,17 @@ export async function findTrusted(tx: Tx, claims: Claims, tenantId: string | nul
 /** A text with NUL cannot be asked for, and is none that anybody trusts. */
 const storableKey = (text: string): string => (text.includes("\0") ? "" : text);
 
-/** Whether it is trusted still: keys may have been waited for meanwhile. */
-export async function isTrusted(tx: Tx, { tenantId, id }: TrustedIssuer): Promise<boolean> {
-  const rows = await tx.query(
-    `SELECT 1 FROM issuers i JOIN tenants t ON t.tenant_id = i.tenant_id
+/**
+ * What a token is made from, where the issuer is trusted still: keys may have been waited for meanwhile. Call it when the
+ * user is locked and nothing of the account changes any more.
+ */
+export async function trustedAsOf(tx: Tx, { tenantId, id }: TrustedIssuer): Promise<Date | undefined> {
+  const [row] = await tx.query(
+    `SELECT t.tokens_as_of FROM issuers i JOIN tenants t ON t.tenant_id = i.tenant_id
       WHERE i.tenant_id = $1 AND i.id = $2 AND i.removed_at IS NULL AND t.state = 'active'`,
     [tenantId, id],
   );
-  return rows.length > 0;
+  return row === undefined ? undefined : z.object({ tokens_as_of: z.date() }).parse(row).tokens_as_of;
 }
 
 /** A user as an issuer vouches for it. */

@@ -6,6 +6,7 @@ import { recordAudit } from "../audit/store.ts";
 import { nameBy } from "./claims.ts";
 import type { Claims, TrustedIssuer } from "./claims.ts";
 import { TokenRefused } from "./refused.ts";
+import { tellRevoked } from "../revocations/tell.ts";
 import { insertExternalUser, keepNewest, lockExternalUser } from "./store.ts";
 import type { ExternalUser, Newcomer } from "./store.ts";
 import type { Vouched } from "./verify.ts";
@@ -52,7 +53,10 @@ async function readmit(
   const [before, after] = [textOf(user), textOf(now)];
   const changed = before.role !== after.role || before.permissions !== after.permissions;
   if (changed || now.issuedAt > user.external_issued_at) await keepNewest(tx, { ...now, id });
-  if (changed) await audit(tx, issuer, id, "changed", after);
+  if (changed) {
+    await audit(tx, issuer, id, "changed", after);
+    await tellRevoked(tx, issuer.tenantId);
+  }
   return { id, role: now.role, permissions: now.permissions };
 }
 

@@ -16,16 +16,21 @@ const principal: Principal = {
 
 function setup() {
   const { publicKey, privateKey } = generateKeyPairSync("ed25519");
-  const clock = { nowMs: 1_700_000_000_000 };
+  const clock = { nowMs: 1_700_000_000_000, asOf: new Date(1_600_000_000_000) };
   const minter = new Minter({
     ttlSeconds: 600,
     keptMax: 2,
   });
-  const signing = (kid = "k1") => ({ key: { kid, alg: "EdDSA", privateKey }, atMs: clock.nowMs });
+  const signing = (kid = "k1") => ({
+    key: { kid, alg: "EdDSA", privateKey },
+    atMs: clock.nowMs,
+    origin: { asOf: clock.asOf, via: ["api-key:k"] },
+  });
   const { crv = "", x = "" } = publicKey.export({ format: "jwk" });
   const jwk = { kty: "OKP", crv, x, kid: "k1", alg: "EdDSA", use: "sig" };
   const verifier = openVerifier({
     fetchKeys: () => Promise.resolve({ keys: [jwk] }),
+    fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
     mode: "enforced",
     shadowTenantId: "shadow-tenant",
     metrics: createMetrics({ service: "test" }),
@@ -76,5 +81,18 @@ describe("access tokens", () => {
       return decodeProtectedHeader(token).kid;
     };
     expect([await kidOf("k1"), await kidOf("k2"), await kidOf("k2")]).to.deep.equal(["k1", "k2", "k2"]);
+  });
+
+  it("are made anew after a revocation, whatever clock signs them, and say which one they were made after", async () => {
+    const { minter, clock, signing } = setup();
+    const mint = async () => (await minter.mint("key", principal, null, signing())).token;
+    const before = await mint();
+    clock.asOf = new Date(clock.asOf.getTime() + 1);
+    clock.nowMs -= 30_000;
+    const after = await mint();
+    expect([decodeJwt(before)["as_of"], decodeJwt(after)["as_of"]]).to.deep.equal([
+      1_600_000_000_000, 1_600_000_000_001,
+    ]);
+    expect(await mint()).to.equal(after);
   });
 });

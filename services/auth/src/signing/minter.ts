@@ -20,6 +20,15 @@ export interface SigningNow {
   readonly key: SigningKey;
   /** Milliseconds since 1970. */
   readonly atMs: number;
+  readonly origin: Origin;
+}
+
+/** What a token is made from; what is revoked of it later makes the token void. */
+export interface Origin {
+  /** The last revocation of the tenant that whoever is signed for was looked at after. */
+  readonly asOf: Date;
+  /** What it is exchanged for, such as `api-key:<id>`. */
+  readonly via: readonly string[];
 }
 
 interface Kept {
@@ -38,23 +47,18 @@ export class Minter {
   }
 
   /**
-   * `id` names what is exchanged; a token made before for it is given again while half its life is left and its key
-   * still signs.
+   * `id` names what is exchanged; a token made before for it is given again while half its life is left, its key still
+   * signs, and nothing of the tenant was revoked since.
    */
-  async mint(
-    id: string,
-    principal: Principal,
-    notAfter: Date | null,
-    { key, atMs }: SigningNow,
-  ): Promise<Minted> {
-    const nowSeconds = Math.floor(atMs / 1_000);
+  async mint(id: string, principal: Principal, notAfter: Date | null, signing: SigningNow): Promise<Minted> {
+    const nowSeconds = Math.floor(signing.atMs / 1_000);
     const latest = notAfter === null ? Infinity : Math.floor(notAfter.getTime() / 1_000);
-    const grant = JSON.stringify([key.kid, principal, latest]);
+    const grant = JSON.stringify([signing.key.kid, principal, latest, signing.origin]);
     let kept = this.#kept.get(id);
     const halfLife = nowSeconds + this.#o.ttlSeconds / 2;
     if (kept === undefined || kept.grant !== grant || kept.expiresAtSeconds < halfLife) {
       const expiresAtSeconds = Math.max(nowSeconds + 1, Math.min(nowSeconds + this.#o.ttlSeconds, latest));
-      kept = { grant, expiresAtSeconds, token: sign(principal, key, nowSeconds, expiresAtSeconds) };
+      kept = { grant, expiresAtSeconds, token: sign(principal, signing, nowSeconds, expiresAtSeconds) };
       kept.token.catch(() => this.#kept.delete(id));
       this.#keep(id, kept);
     }
@@ -72,7 +76,7 @@ export class Minter {
 
 function sign(
   principal: Principal,
-  key: SigningKey,
+  { key, origin }: SigningNow,
   nowSeconds: number,
   expiresAtSeconds: number,
 ): Promise<string> {
@@ -80,6 +84,8 @@ function sign(
     tenant_id: principal.tenant_id,
     roles: principal.roles,
     permissions: principal.permissions,
+    as_of: origin.asOf.getTime(),
+    via: origin.via,
   })
     .setProtectedHeader({ alg: key.alg, kid: key.kid, typ: accessTokenType })
     .setIssuer(accessTokenIssuer)

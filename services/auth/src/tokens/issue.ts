@@ -53,10 +53,14 @@ export async function issueToken(
   });
   if (made instanceof MusterError) throw made;
   const { row, principal, family, kid } = made;
-  const id = [row.id, ...(scope ?? [])].join(" ");
+  const id = [row.id, ...(scope ?? []), ...(family === undefined ? [] : [family.id])].join(" ");
   const { token, expiresInSeconds } = await mint(id, principal, row.expiresAt, {
     key: await signing.keyOf(kid),
     atMs,
+    origin: {
+      asOf: row.asOf,
+      via: [`api-key:${row.id}`, ...(family === undefined ? [] : [`refresh-family:${family.id}`])],
+    },
   });
   return {
     access_token: token,
@@ -83,7 +87,7 @@ async function beginFamily(
   key: FoundKey,
   scope: Scope,
   life: RefreshLife,
-): Promise<{ token: string; endsAt: Date }> {
+): Promise<{ id: string; token: string; endsAt: Date }> {
   const { tenantId, principalId } = key;
   const id = uuidv7();
   const actor = `${key.kind}:${principalId}`;
@@ -97,5 +101,5 @@ async function beginFamily(
     api_key: key.prefix,
     ...(scope === null ? {} : { scope: scope.join(" ") }),
   });
-  return { token, endsAt };
+  return { id, token, endsAt };
 }

@@ -1,12 +1,16 @@
 import type { Database } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
 import { pruneLimits } from "../limits/store.ts";
+import { pruneRevocations } from "../revocations/store.ts";
 import { pruneFamilies } from "./store.ts";
 
 const limit = 1_000;
 const roundsMax = 20;
 
-/** Forgets refresh tokens whose family has ended, and what was counted long ago, some at a time; any number of replicas share the work. */
+/**
+ * Forgets refresh tokens whose family has ended, what was counted long ago, and revocations that no token outlives, some at a
+ * time; any number of replicas share the work.
+ */
 export function openTokenPruner(o: {
   database: Pick<Database, "transaction">;
   logger: Logger;
@@ -16,7 +20,7 @@ export function openTokenPruner(o: {
 } {
   let closed = false;
   async function prune(): Promise<void> {
-    for (const some of [pruneLimits, pruneFamilies]) {
+    for (const some of [pruneLimits, pruneFamilies, pruneRevocations]) {
       for (let round = 0; round < roundsMax && !closed; round++) {
         if ((await o.database.transaction("system", (tx) => some(tx, limit))) < limit) break;
       }

@@ -5,6 +5,8 @@ import type { Tx } from "@muster/database/database";
 import { grantOf } from "../api-keys/grant.ts";
 import { storedHash } from "../api-keys/key.ts";
 import type { Outcome } from "../limits/limits.ts";
+import { revokeTokensOf } from "../revocations/store.ts";
+import { tellRevoked } from "../revocations/tell.ts";
 import { auditFamily } from "./audit.ts";
 import { scopeRefusal } from "./issue.ts";
 import type { TokenDeps } from "./issue.ts";
@@ -51,6 +53,10 @@ export async function refreshToken(
   const minted = await mint(`refresh-family:${family.id}`, principal, family.expires_at, {
     key: await signing.keyOf(kid),
     atMs,
+    origin: {
+      asOf: family.tokens_as_of,
+      via: [`api-key:${family.api_key_id}`, `refresh-family:${family.id}`],
+    },
   });
   return {
     access_token: minted.token,
@@ -92,6 +98,14 @@ async function endReused(tx: Tx, family: PresentedFamily): Promise<void> {
   const of = { tenantId, id, actor: "auth" };
   await auditFamily(tx, of, "reuse-detected", { generation: String(generation), uses: String(uses) });
   await auditFamily(tx, of, "revoked", { reason: "reuse" });
+  await voidTokensOf(tx, family, "refresh-token-reused");
+}
+
+/** Those that it gave, alone: other families of its holder go on. */
+async function voidTokensOf(tx: Tx, family: PresentedFamily, reason: string): Promise<void> {
+  const { id, tenant_id: tenantId } = family;
+  await revokeTokensOf(tx, { tenantId, subject: `refresh-family:${id}` }, reason);
+  await tellRevoked(tx, tenantId);
 }
 
 /** RFC 7009: whoever holds a token may end it. An unknown token, or one that has ended, is no fault. Throws RATE_LIMITED. */
@@ -109,6 +123,7 @@ export async function revokeToken(
     await auditFamily(tx, { tenantId: family.tenant_id, id: family.id, actor }, "revoked", {
       reason: "asked",
     });
+    await voidTokensOf(tx, family, "refresh-token-revoked");
     return undefined;
   });
   if (limited !== undefined) throw limited;

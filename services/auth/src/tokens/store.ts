@@ -90,10 +90,13 @@ const presentedRow = z
     tenant_id: z.string(),
     kind: z.enum(["user", "service-account"]),
     principal_id: z.string(),
+    api_key_id: z.string(),
     roles: z.array(role),
     permissions: z.array(z.string()),
     role_max: role.nullable(),
     key_permissions: z.array(z.string()).nullable(),
+    /** What a token is made from, by the snapshot that all of this is of. */
+    tokens_as_of: z.date(),
   })
   .transform((row) => {
     const holder: KeyHolder = {
@@ -131,7 +134,8 @@ export async function lockFamily(
             coalesce(f.used_by = $2 AND f.used_at > clock_timestamp() - $3 * interval '1 second', false) AS retried,
             k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
               AND p.disabled_at IS NULL AND o.state = 'active' AS usable,
-            p.kind, f.principal_id, p.roles, p.permissions, k.role_max, k.permissions AS key_permissions
+            p.kind, f.principal_id, f.api_key_id, p.roles, p.permissions, k.role_max, k.permissions AS key_permissions,
+            o.tokens_as_of
        FROM refresh_tokens t
        JOIN refresh_families f ON f.tenant_id = t.tenant_id AND f.id = t.family_id
        JOIN api_keys k ON k.tenant_id = f.tenant_id AND k.id = f.api_key_id

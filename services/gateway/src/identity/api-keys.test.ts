@@ -10,15 +10,20 @@ function setup(o: { expiresInSeconds?: number; answer?: () => void } = {}) {
   const state = {
     nowMs: 1_000_000,
     asked: [] as { prefix: string; key_sha256: string; client_address?: string }[],
+    /** Tokens that were made before are void. */
+    revokedAtMs: 0,
   };
   const keys = new ApiKeys({
     async exchange(asked) {
       state.asked.push(asked);
+      const asOfMs = state.nowMs;
       await Promise.resolve();
       o.answer?.();
       const token = `token-${state.asked.length}`;
-      return { access_token: token, expires_in_seconds: o.expiresInSeconds ?? 600, principal };
+      const expires_in_seconds = o.expiresInSeconds ?? 600;
+      return { access_token: token, expires_in_seconds, principal, origin: { asOfMs, via: [] } };
     },
+    isVoid: ({ origin }) => origin.asOfMs < state.revokedAtMs,
     ttlMs: 30_000,
     refusedTtlMs: 2_000,
     keysMax: 3,
@@ -115,8 +120,9 @@ describe("API keys at the gateway", () => {
       async exchange() {
         const access_token = tokens.shift() ?? "";
         await new Promise<void>((resolve) => answers.push(resolve));
-        return { access_token, expires_in_seconds: 600, principal };
+        return { access_token, expires_in_seconds: 600, principal, origin: { asOfMs: 0, via: [] } };
       },
+      isVoid: () => false,
       ...{ ttlMs: 30_000, refusedTtlMs: 2_000, keysMax: 3, now: () => 0 },
     });
     const answer = async (): Promise<void> => {
@@ -183,5 +189,29 @@ describe("API keys at the gateway", () => {
     );
     expect(codes).to.deep.equal(["RATE_LIMITED", "none", "none"]);
     expect(state.asked).to.have.length(2);
+  });
+
+  it("are asked for again as soon as what they were exchanged for is revoked", async () => {
+    const { keys, state } = setup();
+    const key = newKey();
+    await keys.tokenFor(key);
+    state.nowMs += 1;
+    expect((await keys.tokenFor(key)).token).to.equal("token-1");
+    state.revokedAtMs = state.nowMs;
+    expect((await keys.tokenFor(key)).token).to.equal("token-2");
+    expect((await keys.tokenFor(key)).token).to.equal("token-2");
+  });
+
+  it("are asked for once more where the answer was of before a revocation, and never answered with such a one", async () => {
+    const late: { revoke?: () => void } = {};
+    const { keys, state } = setup({ answer: () => late.revoke?.() });
+    late.revoke = () => {
+      // Heard of while the first answer is under way; what is asked next is of after it.
+      state.revokedAtMs = 1_000_001;
+      state.nowMs += 1;
+    };
+    expect((await keys.tokenFor(newKey())).token).to.equal("token-2");
+    late.revoke = () => (state.revokedAtMs = state.nowMs + 1);
+    expect(await codeOf(() => keys.tokenFor(newKey()))).to.equal("DEPENDENCY_UNAVAILABLE");
   });
 });

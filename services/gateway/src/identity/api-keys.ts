@@ -1,12 +1,14 @@
 import { createHash } from "node:crypto";
 import { MusterError } from "@muster/contracts/errors";
 import type { Principal } from "@muster/contracts/principal";
+import type { Origin } from "@muster/identity/claims";
 import { Lru } from "./lru.ts";
 
 export interface Exchanged {
   readonly token: string;
   readonly principal: Principal;
   readonly expiresAtMs: number;
+  readonly origin: Origin;
 }
 
 export interface ApiKeysOptions {
@@ -15,7 +17,10 @@ export interface ApiKeysOptions {
     access_token: string;
     expires_in_seconds: number;
     principal: Principal;
+    origin: Origin;
   }>;
+  /** Whether the token was revoked, as far as is known. */
+  readonly isVoid: (exchanged: Exchanged) => boolean;
   /** How long an answer is used at most. */
   readonly ttlMs: number;
   /** How long a refusal is used. */
@@ -51,8 +56,14 @@ export class ApiKeys {
     const hash = hashOf(apiKey);
     const nowMs = this.#o.now();
     const known = this.#known.get(hash);
-    if (known !== undefined && known.epoch === this.#epoch && known.freshUntilMs > nowMs)
+    if (
+      known !== undefined &&
+      known.epoch === this.#epoch &&
+      known.freshUntilMs > nowMs &&
+      !this.#o.isVoid(known.exchanged)
+    ) {
       return known.exchanged;
+    }
     const refused = this.#refused.get(hash);
     if (refused !== undefined && refused.untilMs > nowMs) throw refused.error;
     // Whoever has a key that was good a moment ago guesses nothing: what others do at his address is not held against it.
@@ -98,23 +109,37 @@ export class ApiKeys {
     current: () => boolean,
   ): Promise<Exchanged> {
     try {
-      const askedAtMs = this.#o.now();
-      const prefix = apiKey.split("_", 2)[1] ?? "";
-      const from = address === undefined ? {} : { client_address: address };
-      const answer = await this.#o.exchange({ prefix, key_sha256: hash, ...from });
-      const expiresAtMs = askedAtMs + answer.expires_in_seconds * 1_000;
-      const exchanged = {
-        token: answer.access_token,
-        principal: Object.freeze(answer.principal),
-        expiresAtMs,
-      };
-      const freshUntilMs = Math.min(askedAtMs + this.#o.ttlMs, expiresAtMs - expiryMarginMs);
-      if (current()) this.#known.set(hash, { exchanged, freshUntilMs, epoch: this.#epoch });
-      this.#refused.delete(hash);
-      return exchanged;
+      // What was answered before a change that was heard of meanwhile is of the past; what is asked after it is not.
+      for (let turn = 0; turn < 3; turn++) {
+        const askedAtMs = this.#o.now();
+        const exchanged = await this.#exchangeOnce(apiKey, hash, address, askedAtMs);
+        if (this.#o.isVoid(exchanged)) continue;
+        const freshUntilMs = Math.min(askedAtMs + this.#o.ttlMs, exchanged.expiresAtMs - expiryMarginMs);
+        if (current()) this.#known.set(hash, { exchanged, freshUntilMs, epoch: this.#epoch });
+        this.#refused.delete(hash);
+        return exchanged;
+      }
+      throw new Error("auth gives tokens that are revoked");
     } catch (error) {
       throw this.#kept(hash, error);
     }
+  }
+
+  async #exchangeOnce(
+    apiKey: string,
+    hash: string,
+    address: string | undefined,
+    askedAtMs: number,
+  ): Promise<Exchanged> {
+    const prefix = apiKey.split("_", 2)[1] ?? "";
+    const from = address === undefined ? {} : { client_address: address };
+    const answer = await this.#o.exchange({ prefix, key_sha256: hash, ...from });
+    return {
+      token: answer.access_token,
+      principal: Object.freeze(answer.principal),
+      expiresAtMs: askedAtMs + answer.expires_in_seconds * 1_000,
+      origin: answer.origin,
+    };
   }
 
   #kept(hash: string, error: unknown): unknown {

@@ -21,7 +21,7 @@ function setup(mode: "shadow" | "enforced", refusal?: ErrorCode) {
     apiKeys: {
       tokenFor: () => {
         refuse();
-        return { token: "exchanged", principal, expiresAtMs: 0 };
+        return { token: "exchanged", principal, expiresAtMs: 0, origin: { asOfMs: 0, via: [] } };
       },
     },
     verify: () => {

@@ -2,6 +2,8 @@ import type { Broker } from "@muster/broker/broker";
 import { authRequests } from "@muster/contracts/auth";
 import { uuidv7 } from "@muster/contracts/ids";
 import { signingKeysChanged } from "@muster/contracts/signing-keys";
+import { tokensRevoked } from "@muster/contracts/token-revocations";
+import { readTrusted } from "@muster/identity/claims";
 import { openVerifier } from "@muster/identity/verify";
 import type { Values } from "@muster/service/settings";
 import type { Logger } from "@muster/telemetry/logger";
@@ -35,7 +37,11 @@ export async function openIdentity(o: {
   const timeoutMs = config.MUSTER_GATEWAY_AUTH_TIMEOUT_MS;
   const fetchKeys = () => ask(authRequests.getKeys, {}, newWork(), timeoutMs);
   const apiKeys = new ApiKeys({
-    exchange: (asked) => ask(authRequests.exchangeApiKey, asked, newWork(), timeoutMs),
+    exchange: async (asked) => {
+      const answer = await ask(authRequests.exchangeApiKey, asked, newWork(), timeoutMs);
+      return { ...answer, origin: readTrusted(answer.access_token).origin };
+    },
+    isVoid: (exchanged) => verifier.isVoid(exchanged),
     ttlMs: config.MUSTER_GATEWAY_API_KEY_TTL_MS,
     refusedTtlMs: 2_000,
     keysMax: 10_000,
@@ -45,6 +51,7 @@ export async function openIdentity(o: {
   const keysMaxAgeMs = config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000;
   const verifier = openVerifier({
     fetchKeys,
+    fetchRevocations: (page) => ask(authRequests.listTokenRevocations, page, newWork(), timeoutMs),
     mode: "enforced",
     shadowTenantId,
     keysMaxAgeMs,
@@ -67,6 +74,13 @@ export async function openIdentity(o: {
     heard: ({ revoked }) => changed(revoked),
     missed: () => changed([]),
   });
+  const hearingRevocations = await broker.hear(tokensRevoked, {
+    heard: (revocation) => verifier.tokensRevoked(revocation),
+    missed: () => {
+      verifier.tokensRevoked();
+      apiKeys.forgetTokens();
+    },
+  });
   const verify = (token: string) => verifier.verify(token);
   return {
     ask: askAgain(config.AUTH_MODE === "shadow" ? askInShadow(ask, { logger, metrics }) : ask, apiKeys),
@@ -75,6 +89,7 @@ export async function openIdentity(o: {
     keyDocument,
     async close() {
       await hearing.close();
+      await hearingRevocations.close();
       await verifier.close();
     },
   };
