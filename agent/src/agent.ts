@@ -18,7 +18,8 @@ const pruneMs = 3_600_000;
 const openMax = 1_000;
 
 export interface AgentParts {
-  readonly vmUuids: readonly string[];
+  /** The VMs that it may serve now. */
+  readonly vmUuids: () => readonly string[];
   readonly version: string;
   readonly journal: Journal;
   readonly drivers: Drivers;
@@ -34,6 +35,8 @@ export interface AgentParts {
 
 export interface Agent {
   health(): { ok: boolean; reason?: string };
+  /** Says hello again where they have. */
+  vmsMayHaveChanged(): void;
   close(): Promise<void>;
 }
 
@@ -51,6 +54,8 @@ class WiredAgent implements Agent {
   readonly #output: OutputSender;
   readonly #doorbells: Doorbells;
   readonly #heartbeat: Heartbeat;
+  /** As the last hello had them. */
+  #named: readonly string[] = [];
   #stopping = false;
   #closing: Promise<void> | undefined;
   #pruning: NodeJS.Timeout | undefined;
@@ -63,7 +68,7 @@ class WiredAgent implements Agent {
       facts: () => ({
         version: parts.version,
         boot_id: bootId(),
-        vm_uuids: [...parts.vmUuids],
+        vm_uuids: (this.#named = [...parts.vmUuids()]),
         drivers: drivers.all.map(({ name, actions }) => ({ name, actions: [...actions] })),
         open: journal.unsettled(openMax),
       }),
@@ -176,6 +181,12 @@ class WiredAgent implements Agent {
     if (unwritable !== undefined) return { ok: false, reason: `degraded(journal): ${unwritable}` };
     const state = this.#session.state;
     return state === "open" ? { ok: true } : { ok: false, reason: `the session is ${state}` };
+  }
+
+  vmsMayHaveChanged(): void {
+    const before = new Set(this.#named);
+    const now = this.#parts.vmUuids();
+    if (now.length !== before.size || now.some((vm) => !before.has(vm))) this.#session.refresh();
   }
 
   close(): Promise<void> {

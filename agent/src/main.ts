@@ -2,6 +2,7 @@ import { openBroker } from "@muster/broker/broker";
 import { startService } from "@muster/service/start";
 import { openAgent } from "./agent.ts";
 import { openDrivers } from "./drivers/registry.ts";
+import { openLogin } from "./identity/login.ts";
 import { openHome } from "./journal/home.ts";
 import { openJournalOrIdle } from "./journal/idle.ts";
 import { settings } from "./settings.ts";
@@ -21,18 +22,24 @@ await startService({ name: "agent", settings, env: process.env, argv: process.ar
     home: home.path,
     stopGraceMs: config.MUSTER_AGENT_KILL_GRACE_MS,
   });
-  const { MUSTER_AMQP_URL: url, MUSTER_AGENT_ID: agentId, MUSTER_TENANT_ID: tenantId } = config;
-  // For as long as it takes: a broker that is away ends no agent.
-  const openTimeoutMs = Number.MAX_SAFE_INTEGER;
+  const login = openLogin(config, home.path, { logger, metrics });
+  const { tenantId, agentId, tokens, secret } = login;
   const broker = service.own(
     "broker",
-    await openBroker({ url, name: `agent ${agentId}`, logger, metrics, openTimeoutMs }),
+    await openBroker({
+      ...{ url: login.url, name: `agent ${agentId}`, logger, metrics },
+      // For as long as it takes: a broker that is away ends no agent, nor one that cannot verify a token for the moment.
+      openTimeoutMs: Number.MAX_SAFE_INTEGER,
+      refusalIsFinal: tokens === undefined,
+      ...(tokens === undefined ? {} : { onRefused: () => tokens.distrust() }),
+      ...(secret === undefined ? {} : { secret }),
+    }),
     (opened) => opened.health(),
   );
   const transport = service.own("transport", amqpTransport({ broker, tenantId, agentId, logger, metrics }));
   const agent = await openAgent({
     ...{ version, journal, drivers, transport, logger, metrics, flushMs },
-    vmUuids: config.MUSTER_AGENT_VMS,
+    vmUuids: () => login.vmUuids(),
     stopGraceMs: Math.max(
       0,
       Math.min(config.MUSTER_AGENT_STOP_GRACE_MS, config.MUSTER_DRAIN_TIMEOUT_MS - otherwiseMs),
@@ -45,4 +52,10 @@ await startService({ name: "agent", settings, env: process.env, argv: process.ar
     },
   });
   service.own("agent", agent, (opened) => opened.health());
+  if (tokens === undefined) return;
+  service.own("tokens", tokens, (opened) => opened.health());
+  tokens.start(async ({ access_token }) => {
+    await broker.updateSecret(access_token);
+    agent.vmsMayHaveChanged();
+  });
 });

@@ -1,18 +1,32 @@
 import { z } from "zod";
 import { tenantId, uuid } from "@muster/contracts/ids";
 import { amqpUrl } from "@muster/service/known-settings";
-import { duration, setting, text } from "@muster/service/settings";
+import { duration, setting, text, url } from "@muster/service/settings";
 import { driverNames } from "./drivers/registry.ts";
 
 const list = (value: string): string[] => value.split(",").map((item) => item.trim());
 
 export const settings = {
-  MUSTER_AMQP_URL: amqpUrl,
-  MUSTER_TENANT_ID: setting({ schema: tenantId, help: "Tenant that the agent and its VMs belong to" }),
-  MUSTER_AGENT_ID: setting({ schema: uuid, help: "Id of this agent, a lower-case UUID" }),
+  MUSTER_AMQP_URL: setting({
+    schema: amqpUrl.schema.optional(),
+    help: "RabbitMQ, with virtual host; without a user for a paired agent, which needs it only where its pairing did not say",
+    secret: true,
+  }),
+  MUSTER_GATEWAY_URL: setting({
+    schema: url({ help: "", schemes: ["http", "https"] }).schema.optional(),
+    help: "The gateway, where it is not the one that the agent was paired with",
+  }),
+  MUSTER_TENANT_ID: setting({
+    schema: tenantId.optional(),
+    help: "With a password at the broker: the tenant that the agent and its VMs belong to",
+  }),
+  MUSTER_AGENT_ID: setting({
+    schema: uuid.optional(),
+    help: "With a password at the broker: id of this agent, a lower-case UUID. A paired agent knows its own",
+  }),
   MUSTER_AGENT_VMS: setting({
-    schema: z.string().transform(list).pipe(z.array(uuid).min(1).max(500)),
-    help: "UUIDs of the VMs that this agent serves, separated by commas; at most 500",
+    schema: z.string().transform(list).pipe(z.array(uuid).min(1).max(500)).optional(),
+    help: "With a password at the broker: UUIDs of the VMs that this agent serves, separated by commas; at most 500",
   }),
   MUSTER_AGENT_HOME: text({
     help: "Folder of the journal and of the runs; of one agent only",

@@ -1,3 +1,4 @@
+import { temporaryHome } from "./agent-side.ts";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Doorbell } from "@muster/contracts/agents";
@@ -388,7 +389,12 @@ describe("an agent's life", function () {
     expect((await one.exit).code).to.equal(78);
     expect(one.log()).to.match(/AGENT_TRANSPORT: must be amqp.*"ws"/);
     expect(one.log()).to.match(/MUSTER_AGENT_VMS: .*"no-uuid"/);
-    expect(one.log()).to.match(/MUSTER_AGENT_ID: must be set/);
+    const { home, remove } = await temporaryHome();
+    const common = { MUSTER_AGENT_HOME: home, MUSTER_INTERNAL_PORT: "0" };
+    const half = spawnAgent({ ...common, MUSTER_TENANT_ID: "t" });
+    expect((await half.exit).code).to.equal(78);
+    expect(half.log()).to.match(/MUSTER_AGENT_ID: must be set with the others/);
+    await remove();
   });
 
   it("stays within 80 MiB of resident memory after hundreds of commands", async () => {

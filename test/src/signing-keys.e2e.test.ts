@@ -42,7 +42,7 @@ async function newToken(system: System): Promise<{ token: string; expiresInSecon
 async function keysOf(system: System) {
   const { data } = await system.client.listSigningKeys();
   const kidsOf = (status: string) =>
-    data.signing_keys.filter((key) => key.status === status).map(({ kid }) => kid);
+    data.signing_keys.filter((key) => key.kind === "access" && key.status === status).map(({ kid }) => kid);
   return { active: kidsOf("active")[0] ?? "", retired: kidsOf("retired"), rotatesAt: data.rotates_at };
 }
 
@@ -82,6 +82,7 @@ describe("signing keys under load", function () {
     const auth = {
       ...aged,
       MUSTER_AUTH_TOKEN_TTL_SECONDS: String(tokenTtlSeconds),
+      MUSTER_AUTH_AGENT_TOKEN_TTL_SECONDS: String(tokenTtlSeconds),
       MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS: "6",
       MUSTER_AUTH_KEY_ROTATION_SECONDS: "7",
       MUSTER_AUTH_KEY_LOOK_MS: "200",

@@ -4,12 +4,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ensureLogins, ensureUser, urlFor, type BrokerUser } from "@muster/broker/users";
 import { createClient, type Client } from "@muster/client/client";
+import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { agentPermissions } from "@muster/contracts/permissions";
 import { agentLoginName, loginName, type Login } from "@muster/contracts/senders";
 import { setupDatabase } from "@muster/testing/database";
 import { eventuallyHolds } from "@muster/testing/eventually";
 import { setupVhost, type Vhost } from "@muster/testing/vhost";
+import { pairWithoutKey } from "./agents/pairing.ts";
 import { endLeftWork } from "./left-work.ts";
 import { applyMesh, declaredMesh } from "./topology.ts";
 import { freePort, ManagedProcess, repository, runToEnd } from "./processes.ts";
@@ -30,6 +32,7 @@ export interface SystemServers {
 export interface SystemOptions {
   /** Settings of one service, over those that the system sets. */
   readonly env?: Partial<Record<ServiceName, Record<string, string>>>;
+  readonly gatewayPort?: number;
   /** The servers that the tests share where none are given. */
   readonly servers?: SystemServers;
   /** The URL by which a process reaches the broker or the database, such as one through a link that can fail. */
@@ -68,7 +71,12 @@ export interface System {
   readonly folder: string;
   /** Registers a VM and gives its id. */
   registerVm(name?: string, concurrency?: number): Promise<string>;
+  /** Pairs it where it is not, and starts it with a password at the broker. */
   startAgent(options: AgentOptions): Promise<RunningAgent>;
+  /** By the identity that a pairing has left in its home; `online: false` waits for nothing. */
+  startPairedAgent(
+    options: Omit<AgentOptions, "vmUuids"> & { agentId: string; home: string; online?: boolean },
+  ): Promise<RunningAgent>;
   /** Makes another tenant with its owner and gives the owner's API key. */
   makeTenant(tenant: string, email: string): Promise<string>;
   /** Everything that was logged by a service or agent. */
@@ -92,7 +100,7 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
 
   const logins = await makeLogins(vhost);
   const keyEncryption = randomBytes(32).toString("base64");
-  const gatewayPort = await freePort();
+  const gatewayPort = options.gatewayPort ?? (await freePort());
   const envOf = async (name: ServiceName): Promise<Record<string, string>> => ({
     MUSTER_AMQP_URL: await through(name, "broker", urlFor(vhost.amqpUrl, logins[name])),
     ...(name === "reliability"
@@ -101,7 +109,13 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
     ...(name === "gateway"
       ? { MUSTER_GATEWAY_HOST: "127.0.0.1", MUSTER_GATEWAY_PORT: String(gatewayPort) }
       : { MUSTER_DATABASE_URL: await through(name, "database", database.urlFor(schemas[name])) }),
-    ...(name === "auth" ? { MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryption } : {}),
+    ...(name === "auth"
+      ? {
+          MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryption,
+          MUSTER_MANAGEMENT_URL: urlFor(vhost.managementUrl, logins.warden),
+          MUSTER_AUTH_AGENT_BROKER_URL: withoutUser(vhost.amqpUrl),
+        }
+      : {}),
     ...options.env?.[name],
   });
 
@@ -154,16 +168,38 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
       return data.vm.vm_uuid;
     },
     startAgent: async (agentOptions) => {
-      const agent = await startAgent(agentOptions, {
-        folder,
-        amqpUrlOf: async (name, identity) => {
-          const user = await makeAgentUser(vhost, identity);
-          return await through(name, "broker", urlFor(vhost.amqpUrl, user));
-        },
-        tenantId: owner.tenantId,
-      });
+      const { agentId = uuidv7(), vmUuids } = agentOptions;
+      const epoch = await paired(client, { agentId, vmUuids });
+      const identity = { tenantId: owner.tenantId, agentId, vmUuids };
+      const user = await makeAgentUser(vhost, identity, epoch);
+      const place = placeOf(agentOptions, agentId, folder);
+      const env = {
+        MUSTER_AMQP_URL: await through(place.name, "broker", urlFor(vhost.amqpUrl, user)),
+        MUSTER_TENANT_ID: owner.tenantId,
+        MUSTER_AGENT_ID: agentId,
+        MUSTER_AGENT_VMS: vmUuids.join(","),
+        ...agentOptions.env,
+      };
+      const agent = { process: await agentProcess(place, env, folder), agentId, home: place.home };
       agents.push(agent);
-      await agentOnline(client, agent.agentId);
+      agent.process.start();
+      await agent.process.ready();
+      await agentOnline(client, agentId);
+      return agent;
+    },
+    startPairedAgent: async ({ online = true, ...agentOptions }) => {
+      const { agentId } = agentOptions;
+      const place = placeOf(agentOptions, agentId, folder);
+      const agent = {
+        process: await agentProcess(place, agentOptions.env ?? {}, folder),
+        agentId,
+        home: place.home,
+      };
+      agents.push(agent);
+      agent.process.start();
+      if (!online) return agent;
+      await agent.process.ready();
+      await agentOnline(client, agentId);
       return agent;
     },
     makeTenant: async (tenant, email) => (await bootstrapOwner(authEnv, tenant, email)).apiKey,
@@ -180,8 +216,10 @@ function makeLogins(vhost: Vhost): Promise<Record<Login, BrokerUser>> {
 async function makeAgentUser(
   vhost: Vhost,
   agent: Parameters<typeof agentPermissions>[0],
+  epoch: number,
 ): Promise<BrokerUser> {
-  const user = { ...vhost.newUser(agentLoginName(agent.agentId)), permissions: agentPermissions(agent) };
+  const login = agentLoginName(agent.agentId, { epoch });
+  const user = { ...vhost.newUser(login), permissions: agentPermissions(agent) };
   await ensureUser(vhost, user);
   return user;
 }
@@ -202,37 +240,50 @@ async function bootstrapOwner(
   return { tenantId: made.tenant_id, apiKey: made.owner.api_key };
 }
 
-async function startAgent(
-  options: AgentOptions,
-  system: {
-    folder: string;
-    amqpUrlOf: (name: string, agent: Parameters<typeof agentPermissions>[0]) => Promise<string>;
-    tenantId: string;
-  },
-): Promise<RunningAgent> {
-  const agentId = options.agentId ?? uuidv7();
-  const name = options.name ?? `agent-${agentId.slice(-6)}`;
-  const home = options.home ?? join(system.folder, `${name}-home`);
-  const agentProcess = new ManagedProcess({
+interface Place {
+  readonly name: string;
+  readonly home: string;
+}
+
+function placeOf(o: Pick<AgentOptions, "name" | "home">, agentId: string, folder: string): Place {
+  const name = o.name ?? `agent-${agentId.slice(-6)}`;
+  return { name, home: o.home ?? join(folder, `${name}-home`) };
+}
+
+async function agentProcess(
+  { name, home }: Place,
+  env: Record<string, string>,
+  folder: string,
+): Promise<ManagedProcess> {
+  return new ManagedProcess({
     name,
     entry: "agent/dist/src/main.js",
-    env: {
-      MUSTER_AMQP_URL: await system.amqpUrlOf(name, {
-        ...{ tenantId: system.tenantId, agentId },
-        vmUuids: options.vmUuids,
-      }),
-      MUSTER_TENANT_ID: system.tenantId,
-      MUSTER_AGENT_ID: agentId,
-      MUSTER_AGENT_VMS: options.vmUuids.join(","),
-      MUSTER_AGENT_HOME: home,
-      ...options.env,
-    },
-    logFolder: system.folder,
+    env: { MUSTER_AGENT_HOME: home, ...env },
+    logFolder: folder,
     internalPort: await freePort(),
   });
-  agentProcess.start();
-  await agentProcess.ready();
-  return { process: agentProcess, agentId, home };
+}
+
+/** Pairs it, or gives it the VMs that it is to have now; answers its epoch. */
+async function paired(client: Client, o: { agentId: string; vmUuids: readonly string[] }): Promise<number> {
+  try {
+    const params = { agent_id: o.agentId };
+    const { data } = await client.getPairedAgent({ params });
+    if ([...data.agent.vm_uuids].sort().join() !== [...o.vmUuids].sort().join()) {
+      await client.updatePairedAgent({ params, body: { vm_uuids: [...o.vmUuids] } });
+    }
+    return data.agent.epoch;
+  } catch (error) {
+    if (!(error instanceof MusterError) || error.code !== "AGENT_NOT_FOUND") throw error;
+    return await pairWithoutKey(client, o);
+  }
+}
+
+function withoutUser(amqpUrl: string): string {
+  const url = new URL(amqpUrl);
+  url.username = "";
+  url.password = "";
+  return url.href;
 }
 
 async function agentOnline(client: Client, agentId: string): Promise<void> {

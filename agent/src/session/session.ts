@@ -30,7 +30,11 @@ export class SessionClosed extends Error {
   override readonly name = "SessionClosed";
 }
 
-type State = "opening" | "open" | "quarantined" | "superseded" | "closed";
+type State = "opening" | "open" | "quarantined" | "revoked" | "superseded" | "closed";
+
+function isBarred(error: unknown, code: "AGENT_QUARANTINED" | "AGENT_REVOKED"): boolean {
+  return error instanceof MusterError && error.code === code;
+}
 
 /** This process's session with the mesh: opened by hello, renewed after interruptions, ended by a newer one. */
 export class Session {
@@ -91,8 +95,10 @@ export class Session {
         waitMs = (known ? refreshMs : unknownVmRetryMs) * (0.8 + 0.4 * Math.random());
       } catch (error) {
         if (this.#stop.signal.aborted) return;
-        const quarantined = error instanceof MusterError && error.code === "AGENT_QUARANTINED";
-        if (quarantined) this.#quarantine(error);
+        const quarantined = isBarred(error, "AGENT_QUARANTINED");
+        if (quarantined) this.#bar("quarantined", error);
+        // The mesh hears of a pairing a moment after it was made: that is asked again soon, like whatever fails.
+        else if (isBarred(error, "AGENT_REVOKED")) this.#bar("revoked", error);
         else this.#logger.warn({ err: error }, "hello was not answered; will be sent again");
         waitMs = quarantined ? quarantineRetryMs : fullJitterMs(++failures, backoff.baseMs, backoff.maxMs);
       }
@@ -138,13 +144,12 @@ export class Session {
     for (const { resolve } of this.#waiters.splice(0)) resolve(ref);
   }
 
-  #quarantine(error: unknown): void {
-    if (this.#state === "closed") return;
-    this.#state = "quarantined";
-    this.#logger.error(
-      { err: error },
-      "quarantined: nothing is claimed until an operator releases this agent",
-    );
+  #bar(state: "quarantined" | "revoked", error: unknown): void {
+    if (this.#state === "closed" || this.#state === "superseded") return;
+    const text = `${state}: nothing is claimed until an operator pairs this agent anew`;
+    if (this.#state === state) this.#logger.debug({ err: error }, text);
+    else this.#logger.error({ err: error }, text);
+    this.#state = state;
   }
 
   /** The mesh says that this generation is not the newest; true of us unless our own hello overtook what was sent. */
@@ -189,8 +194,8 @@ export class Session {
 
   /** True when the report is to be sent again in the next session. */
   #refused(error: MusterError, ref: SessionRef): boolean {
-    if (error.code === "AGENT_QUARANTINED") {
-      this.#quarantine(error);
+    if (error.code === "AGENT_QUARANTINED" || error.code === "AGENT_REVOKED") {
+      this.#bar(error.code === "AGENT_QUARANTINED" ? "quarantined" : "revoked", error);
       return true;
     }
     if (error.code !== "AGENT_SUPERSEDED") return false;

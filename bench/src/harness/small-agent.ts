@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { createWriteStream } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { uuidv7 } from "@muster/contracts/ids";
+import { pairWithoutKey } from "@muster/test/agents/pairing";
 import { freePort, repository } from "@muster/test/processes";
 import type { System } from "@muster/test/system";
 import { eventuallyHolds } from "@muster/testing/eventually";
@@ -40,7 +41,8 @@ export async function startSmallAgent(
   o: { vmUuids: readonly string[]; env?: Record<string, string> },
 ): Promise<SmallAgent> {
   const agentId = uuidv7();
-  const amqpUrl = await system.vhost.urlAs(agentLoginName(agentId));
+  const epoch = await pairWithoutKey(system.client, { agentId, vmUuids: o.vmUuids });
+  const amqpUrl = await system.vhost.urlAs(agentLoginName(agentId, { epoch }));
   const port = await freePort();
   const internalUrl = `http://127.0.0.1:${port}`;
   const fromMs = performance.now();

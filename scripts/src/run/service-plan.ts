@@ -74,7 +74,11 @@ export function planService(name: ServiceName, o: PlanOptions): ProcessPlan {
   if (name === "reliability") {
     env["MUSTER_MANAGEMENT_URL"] = urlFor(o.servers.managementUrl, o.logins.topology);
   }
-  if (name === "auth") env["MUSTER_AUTH_KEY_ENCRYPTION_KEY"] ??= sealingKey(o.secrets);
+  if (name === "auth") {
+    env["MUSTER_AUTH_KEY_ENCRYPTION_KEY"] ??= sealingKey(o.secrets);
+    env["MUSTER_MANAGEMENT_URL"] = urlFor(o.servers.managementUrl, o.logins.warden);
+    env["MUSTER_AUTH_AGENT_BROKER_URL"] ??= withoutUser(o.servers.amqpUrl);
+  }
   if (isStoring(name)) env["MUSTER_DATABASE_URL"] = roleUrl(o.servers.databaseUrl, name, o.secrets);
   if (name === "gateway") {
     env["MUSTER_GATEWAY_HOST"] = gatewayHost(o.env);
@@ -89,28 +93,37 @@ export function planService(name: ServiceName, o: PlanOptions): ProcessPlan {
   };
 }
 
+function withoutUser(amqpUrl: string): string {
+  const url = new URL(amqpUrl);
+  url.username = "";
+  url.password = "";
+  return url.href;
+}
+
 export function gatewayHost(env: NodeJS.ProcessEnv): string {
   return env["MUSTER_GATEWAY_HOST"] || "127.0.0.1";
 }
 
-/** The agent logs in as a user that can do no more than an agent must. */
+/** By the tokens of its pairing; or, where the broker takes none, as a user that can do no more than an agent must. */
 export function planAgent(
   machine: Machine,
-  login: Pick<BrokerUser, "name" | "password">,
+  login: Pick<BrokerUser, "name" | "password"> | undefined,
   o: PlanOptions,
 ): ProcessPlan {
   const internal = internalOf(o.ports.agent);
+  const byPassword = login !== undefined;
   return {
     name: "agent",
     program: programOf("agent", "main"),
     env: {
       ...o.env,
       ...internal.env,
-      MUSTER_AMQP_URL: urlFor(o.servers.amqpUrl, login),
-      MUSTER_TENANT_ID: tenantId,
-      MUSTER_AGENT_ID: machine.agent_id,
-      MUSTER_AGENT_VMS: machine.vm_uuid,
       MUSTER_AGENT_HOME: o.folder.agentHome,
+      MUSTER_AMQP_URL: byPassword ? urlFor(o.servers.amqpUrl, login) : withoutUser(o.servers.amqpUrl),
+      // Empty is unset: a paired agent knows who it is, whatever the caller's environment says.
+      MUSTER_TENANT_ID: byPassword ? tenantId : "",
+      MUSTER_AGENT_ID: byPassword ? machine.agent_id : "",
+      MUSTER_AGENT_VMS: byPassword ? machine.vm_uuid : "",
     },
     logFile: logFileOf(o.folder, "agent"),
     internalUrl: internal.internalUrl,

@@ -2,6 +2,7 @@ import { setMaxListeners } from "node:events";
 import { mkdirSync, rmSync } from "node:fs";
 import { z } from "zod";
 import { ensureLogins, ensureUser } from "@muster/broker/users";
+import type { BrokerUser } from "@muster/broker/users";
 import { createClient } from "@muster/client/client";
 import type { Client } from "@muster/client/client";
 import { MusterError } from "@muster/contracts/errors";
@@ -14,6 +15,7 @@ import { startServers } from "../servers/servers.ts";
 import type { Servers } from "../servers/servers.ts";
 import { markerOf, readJson, writeJson } from "../system/files.ts";
 import { choosePorts } from "../system/ports.ts";
+import { ensurePaired } from "./pairing.ts";
 import { demonstrate, ensureRegistered } from "./demonstration.ts";
 import { serviceNames } from "./folder.ts";
 import type { RunFolder } from "./folder.ts";
@@ -84,7 +86,8 @@ export class System {
     const left = await stopLeftovers(folder, { work: false });
     if (left > 0) say(`stopped ${left} processes that an earlier run left behind`);
     const ports = await this.#choosePorts();
-    const servers = await this.#startServers();
+    const gatewayUrl = `http://${reachable(gatewayHost(this.#o.env))}:${ports.gatewayPort}`;
+    const servers = await this.#startServers(`${gatewayUrl}/.well-known/broker-jwks.json`);
     const env = inheritedEnvironment(this.#o.env, this.#marker);
     const preparation = { folder, servers, secrets: this.#secrets, env, signal: this.#signal };
     say("database: migrating auth, vm-ops, reliability; broker: declaring the topology");
@@ -95,11 +98,10 @@ export class System {
     const plan = { folder, marker: this.#marker, servers, secrets: this.#secrets, logins, env, ...ports };
     say(`starting ${serviceNames.join(", ")}`);
     const owner = await this.#startServices(plan, preparation);
-    const gatewayUrl = `http://${reachable(gatewayHost(env))}:${ports.gatewayPort}`;
     const { client, valid } = await this.#logIn(gatewayUrl, owner, preparation);
     this.client = client;
     const machine = thisMachine(folder);
-    await this.#startAgent(client, machine, plan);
+    await this.#startAgent(gatewayUrl, client, machine, plan);
     await demonstrate(client, machine, say, this.#signal);
     this.#current = () => this.#describe(gatewayUrl, valid, machine, servers);
     const run = this.#current();
@@ -126,7 +128,7 @@ export class System {
     return { ports, gatewayPort };
   }
 
-  async #startServers(): Promise<Servers> {
+  async #startServers(brokerKeysUrl: string): Promise<Servers> {
     const { folder, env, say } = this.#o;
     const servers = await startServers({
       folder: folder.root,
@@ -134,6 +136,7 @@ export class System {
       log: say,
       env,
       signal: this.#signal,
+      brokerKeysUrl,
     });
     this.#servers = servers;
     keepServersUp(servers, say, this.#signal);
@@ -171,20 +174,30 @@ export class System {
     return { client: createClient({ baseUrl, token: valid.api_key }), valid };
   }
 
-  async #startAgent(client: Client, machine: Machine, plan: PlanOptions): Promise<void> {
+  async #startAgent(gatewayUrl: string, client: Client, machine: Machine, plan: PlanOptions): Promise<void> {
     await ensureRegistered(client, machine);
+    const epoch = await ensurePaired(client, machine, { ...plan, gatewayUrl, signal: this.#signal });
     const { servers } = plan;
+    // A broker of our own takes the agent's tokens. One that was given, or is a container, may not reach the gateway's keys.
+    const byToken = servers.broker.origin === "private";
+    const login = byToken ? undefined : await this.#agentUser(machine, epoch, servers);
+    const agent = this.#supervise(planAgent(machine, login, plan));
+    await agent.waitReady(readyTimeoutMs, this.#signal);
+  }
+
+  async #agentUser(
+    { agent_id: agentId, vm_uuid }: Machine,
+    epoch: number,
+    servers: Servers,
+  ): Promise<BrokerUser> {
+    const permissions = agentPermissions({ tenantId, agentId, vmUuids: [vm_uuid] });
     const user = {
-      name: agentLoginName(machine.agent_id),
-      password: this.#secrets.get(`agent.${machine.agent_id}`),
-      permissions: agentPermissions({
-        ...{ tenantId, agentId: machine.agent_id },
-        vmUuids: [machine.vm_uuid],
-      }),
+      name: agentLoginName(agentId, { epoch }),
+      password: this.#secrets.get(`agent.${agentId}`),
+      permissions,
     };
     await ensureUser(servers, user);
-    const agent = this.#supervise(planAgent(machine, user, plan));
-    await agent.waitReady(readyTimeoutMs, this.#signal);
+    return user;
   }
 
   #describe(gatewayUrl: string, owner: Owner, machine: Machine, servers: Servers): RunFile {

@@ -33,6 +33,7 @@ export interface Plan {
   readonly cleanEnv: NodeJS.ProcessEnv;
   readonly log: (line: string) => void;
   readonly signal?: AbortSignal | undefined;
+  readonly brokerKeysUrl?: string | undefined;
 }
 
 /** Nothing of the caller's environment reaches a server, but the mark of a test run. */
@@ -67,8 +68,18 @@ async function installedBroker(plan: Plan): Promise<BrokerServer | undefined> {
   log(`RabbitMQ: private instance of ${binaries.server} (${binaries.version}) in ${root}`);
   const password = openSecrets(join(plan.folder, "secrets.json")).get("broker");
   const templates = join(repositoryRoot, "infra", "rabbitmq");
-  const { folder, marker, cleanEnv: env } = plan;
-  return openPrivateRabbit({ folder, marker, binaries, password, templates, env, log, signal });
+  const { folder, marker, cleanEnv: env, brokerKeysUrl } = plan;
+  return openPrivateRabbit({
+    folder,
+    marker,
+    binaries,
+    password,
+    brokerKeysUrl,
+    templates,
+    env,
+    log,
+    signal,
+  });
 }
 
 async function installedDatabase(plan: Plan): Promise<Server | undefined> {

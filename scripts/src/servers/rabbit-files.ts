@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { brokerAudience } from "@muster/contracts/broker-tokens";
 import { writeAtomically } from "../system/files.ts";
 
 export const rabbitPortNames = ["amqp", "management", "prometheus", "distribution", "epmd"] as const;
@@ -51,12 +52,26 @@ load_definitions = ${definitionsPath}
 `;
 }
 
+/**
+ * Where the node gets the keys that verify agents' tokens. Plain HTTP is refused by rabbitmq.conf, and fit for the loopback
+ * address alone: the gateway that answers is on this machine.
+ */
+export function renderAdvanced(brokerKeysUrl: string | undefined): string {
+  if (brokerKeysUrl === undefined) return "[].\n";
+  const url = new URL(brokerKeysUrl).href.replace(/["\\]/g, "");
+  return `[{rabbitmq_auth_backend_oauth2,
+  [{resource_server_id, <<"${brokerAudience}">>},
+   {key_config, [{jwks_url, "${url}"}, {algorithms, [<<"EdDSA">>]}]}]}].
+`;
+}
+
 export interface RabbitPaths {
   readonly root: string;
   readonly home: string;
   readonly mnesia: string;
   readonly log: string;
   readonly config: string;
+  readonly advanced: string;
   readonly plugins: string;
   readonly environment: string;
   readonly definitions: string;
@@ -71,6 +86,7 @@ export function rabbitPaths(folder: string): RabbitPaths {
     mnesia: join(root, "mnesia"),
     log: join(root, "log"),
     config: join(root, "rabbitmq.conf"),
+    advanced: join(root, "advanced.config"),
     plugins: join(root, "enabled_plugins"),
     environment: join(root, "rabbitmq-env.conf"),
     definitions: join(root, "definitions.json"),
@@ -81,17 +97,17 @@ export function rabbitPaths(folder: string): RabbitPaths {
 export function writeRabbitFiles(
   paths: RabbitPaths,
   templates: string,
-  ports: RabbitPorts,
-  password: string,
+  o: { readonly ports: RabbitPorts; readonly password: string; readonly brokerKeysUrl?: string | undefined },
 ): void {
   for (const folder of [paths.root, paths.home, paths.mnesia, paths.log])
     mkdirSync(folder, { recursive: true, mode: 0o700 });
   const common = readFileSync(join(templates, "rabbitmq.conf"), "utf8");
-  writeFileSync(paths.config, renderConfig(common, ports, paths.definitions));
+  writeFileSync(paths.config, renderConfig(common, o.ports, paths.definitions));
+  writeFileSync(paths.advanced, renderAdvanced(o.brokerKeysUrl));
   copyFileSync(join(templates, "enabled_plugins"), paths.plugins);
   // Present and empty, so that the machine's own /etc/rabbitmq/rabbitmq-env.conf is not read.
   writeFileSync(paths.environment, "");
-  writeAtomically(paths.definitions, renderDefinitions(password));
+  writeAtomically(paths.definitions, renderDefinitions(o.password));
 }
 
 /** The whole environment of the node: nothing of the caller's reaches it. */
@@ -111,7 +127,7 @@ export function rabbitEnvironment(
     RABBITMQ_PID_FILE: join(paths.root, "rabbit.pid"),
     RABBITMQ_CONFIG_FILE: paths.config,
     RABBITMQ_CONFIG_FILES: join(paths.root, "conf.d", "*.conf"),
-    RABBITMQ_ADVANCED_CONFIG_FILE: join(paths.root, "advanced.config"),
+    RABBITMQ_ADVANCED_CONFIG_FILE: paths.advanced,
     RABBITMQ_ENABLED_PLUGINS_FILE: paths.plugins,
     RABBITMQ_CONF_ENV_FILE: paths.environment,
     RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: "-kernel inet_dist_use_interface {127,0,0,1}",

@@ -31,6 +31,8 @@ export interface PrivateRabbitOptions {
   readonly marker: string;
   readonly binaries: RabbitBinaries;
   readonly password: string;
+  /** Where the node gets the keys that verify agents' tokens; without it no token is taken. */
+  readonly brokerKeysUrl?: string | undefined;
   /** The folder with rabbitmq.conf and enabled_plugins. */
   readonly templates: string;
   readonly env: NodeJS.ProcessEnv;
@@ -138,7 +140,8 @@ class PrivateRabbit implements BrokerServer {
 
   async start(): Promise<void> {
     this.#stopping = false;
-    writeRabbitFiles(this.#paths, this.#o.templates, this.#ports, this.#o.password);
+    const { password, brokerKeysUrl } = this.#o;
+    writeRabbitFiles(this.#paths, this.#o.templates, { ports: this.#ports, password, brokerKeysUrl });
     const env = this.#environment();
     await this.#startPortMapper(env);
     const server = await startDaemon(this.#o.binaries.server, [], {

@@ -18,6 +18,8 @@ export interface StartServersOptions {
   /** AMQP_URL, MUSTER_MANAGEMENT_URL, DATABASE_URL and PATH are read from it; nothing from the process by itself. */
   readonly env?: NodeJS.ProcessEnv;
   readonly signal?: AbortSignal | undefined;
+  /** Where a broker of our own gets the keys that verify agents' tokens: the gateway's /.well-known/broker-jwks.json. */
+  readonly brokerKeysUrl?: string | undefined;
   readonly roots?: SearchRoots;
 }
 
@@ -68,9 +70,19 @@ export async function startServers(o: StartServersOptions): Promise<Servers> {
   const env = o.env ?? { PATH: process.env["PATH"] };
   const roots = o.roots ?? defaultRoots(env);
   const cleanEnv = cleanEnvironment(roots, env);
-  const { durable, log, signal } = o;
+  const { durable, log, signal, brokerKeysUrl } = o;
   try {
-    const plan = { folder, marker: markerOf(folder), durable, roots, env, cleanEnv, log, signal };
+    const plan = {
+      folder,
+      marker: markerOf(folder),
+      durable,
+      roots,
+      env,
+      cleanEnv,
+      log,
+      signal,
+      brokerKeysUrl,
+    };
     const { broker, database } = await chooseServers(plan);
     await startBoth(broker, database);
     let stopped: Promise<void> | undefined;

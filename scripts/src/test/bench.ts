@@ -7,6 +7,8 @@ import { removeServerData, startServers } from "../servers/servers.ts";
 import type { Servers } from "../servers/servers.ts";
 import { lockHolder, takeLock } from "../system/lock.ts";
 import type { Lock } from "../system/lock.ts";
+import { serveBrokerKeys } from "./broker-keys.ts";
+import type { BrokerKeys } from "./broker-keys.ts";
 import { processesWith, testRunVariable } from "../system/process-table.ts";
 import { stopProcesses } from "../system/wait.ts";
 
@@ -45,7 +47,11 @@ async function removeDeadRuns(base: string, log: (line: string) => void): Promis
   }
 }
 
-function testEnvironment(env: NodeJS.ProcessEnv, servers: Servers | undefined): NodeJS.ProcessEnv {
+function testEnvironment(
+  env: NodeJS.ProcessEnv,
+  servers: Servers | undefined,
+  keys: BrokerKeys | undefined,
+): NodeJS.ProcessEnv {
   const { AMQP_URL: _broker, DATABASE_URL: _database, ...rest } = env;
   // Settings of the caller's own system must not leak into the systems that tests start.
   const clean = Object.entries(rest).filter(
@@ -64,6 +70,10 @@ function testEnvironment(env: NodeJS.ProcessEnv, servers: Servers | undefined): 
           MUSTER_TEST_MANAGEMENT_URL: servers.managementUrl,
           MUSTER_TEST_DATABASE_URL: servers.databaseUrl,
         }),
+    // A broker that was given by its address does not know the key.
+    ...(servers?.broker.origin === "private" && keys !== undefined
+      ? { MUSTER_TEST_BROKER_KEY: keys.privateKey }
+      : {}),
   };
 }
 
@@ -72,8 +82,10 @@ async function closeBench(
   lock: Lock,
   run: string,
   servers: Servers | undefined,
+  keys: BrokerKeys | undefined,
 ): Promise<void> {
   await servers?.stop();
+  keys?.close();
   await stopProcesses(processesWith(testRunVariable, run), "SIGTERM", 3_000);
   await stopLeftovers(runFolder(folder));
   lock.release();
@@ -90,16 +102,21 @@ export async function openBench(o: BenchOptions): Promise<Bench> {
   if ("holder" in taken) throw new Error(`${folder} is in use by pid ${taken.holder.pid}`);
   const run = o.env[testRunVariable] ?? "";
   let servers: Servers | undefined;
+  let keys: BrokerKeys | undefined;
   try {
     const { env, log, signal } = o;
-    if (o.needsServers) servers = await startServers({ folder, durable: false, log, env, signal });
+    if (o.needsServers) {
+      keys = await serveBrokerKeys();
+      const brokerKeysUrl = keys.url;
+      servers = await startServers({ folder, durable: false, log, env, signal, brokerKeysUrl });
+    }
   } catch (error) {
-    await closeBench(folder, taken.lock, run, undefined);
+    await closeBench(folder, taken.lock, run, undefined, keys);
     throw error;
   }
   return {
     folder,
-    env: testEnvironment(o.env, servers),
-    [Symbol.asyncDispose]: () => closeBench(folder, taken.lock, run, servers),
+    env: testEnvironment(o.env, servers, keys),
+    [Symbol.asyncDispose]: () => closeBench(folder, taken.lock, run, servers, keys),
   };
 }

@@ -4,6 +4,7 @@ import { checkTogether, settings } from "./config.ts";
 
 const needed = {
   MUSTER_AMQP_URL: "amqp://127.0.0.1",
+  MUSTER_MANAGEMENT_URL: "http://127.0.0.1:15672",
   MUSTER_DATABASE_URL: "postgres://auth@127.0.0.1/muster",
   MUSTER_AUTH_KEY_ENCRYPTION_KEY: Buffer.alloc(32).toString("base64"),
 };

@@ -6,7 +6,7 @@ import {
   keysMaxAgeSeconds,
   shadowTenantId,
 } from "@muster/service/known-settings";
-import { duration, integer, setting, SettingsError } from "@muster/service/settings";
+import { duration, integer, setting, SettingsError, url } from "@muster/service/settings";
 import type { SettingFault, Values } from "@muster/service/settings";
 import { z } from "zod";
 import { networksOf } from "./issuers/addresses.ts";
@@ -27,6 +27,38 @@ export const settings = {
     schema: tenantId,
     help: "The operator's tenant: its owners may make tenants, and rotate and revoke signing keys",
     default: "default",
+  }),
+  MUSTER_MANAGEMENT_URL: url({
+    help: "RabbitMQ's management API, as the user that closes agents' connections: an administrator",
+    schemes: ["http", "https"],
+    secret: true,
+  }),
+  MUSTER_AUTH_AGENT_BROKER_URL: setting({
+    schema: z
+      .string()
+      .max(512)
+      .regex(/^amqps?:\/\/[^/@\s]+(\/[^@\s]*)?$/, "must be like amqps://broker.example.org:5671/muster")
+      .optional(),
+    help: "RabbitMQ as agents reach it, without a user; told to agents as they are paired",
+  }),
+  MUSTER_AUTH_AGENT_TOKEN_TTL_SECONDS: integer({
+    help: "Life of the tokens by which agents log in at the broker; they renew at half of it",
+    unit: "s",
+    min: 30,
+    max: 3_600,
+    default: 600,
+  }),
+  MUSTER_AUTH_EVICTION_LOOK_MS: duration({
+    help: "How often it is looked whether an agent has to be thrown out of the broker; a revocation looks at once",
+    min: 100,
+    max: 60_000,
+    default: 5_000,
+  }),
+  MUSTER_AUTH_AGENT_SWEEP_MS: duration({
+    help: "How often connections of agents whose token has expired are looked for and closed",
+    min: 1_000,
+    max: 600_000,
+    default: 30_000,
   }),
   MUSTER_AUTH_POOL_MAX: integer({ help: "Database connections", min: 1, max: 100, default: 5 }),
   MUSTER_AUTH_STATEMENT_TIMEOUT_MS: duration({
@@ -160,6 +192,12 @@ export const settings = {
     max: 10_000_000,
     default: 6_000,
   }),
+  MUSTER_AUTH_AGENT_TOKENS_BY_TENANT_MAX: integer({
+    help: "Tokens that all agents of one tenant may take in that window; a fleet that comes back takes one each",
+    min: 10,
+    max: 1_000_000,
+    default: 60_000,
+  }),
 };
 
 export type Config = Values<typeof settings>;
@@ -181,7 +219,7 @@ export function checkTogether(config: Config): void {
   const rotation = config.MUSTER_AUTH_KEY_ROTATION_SECONDS;
   const ahead = config.MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS;
   const maxAge = config.MUSTER_KEYS_MAX_AGE_SECONDS;
-  const ttl = config.MUSTER_AUTH_TOKEN_TTL_SECONDS;
+  const ttl = Math.max(config.MUSTER_AUTH_TOKEN_TTL_SECONDS, config.MUSTER_AUTH_AGENT_TOKEN_TTL_SECONDS);
   const faults: SettingFault[] = [];
   const demand = (holds: boolean, name: keyof Config, rule: string): void => {
     if (!holds) faults.push({ name, rule, value: String(config[name]) });

@@ -6,7 +6,7 @@ import type { Caller } from "./caller.ts";
 import { storable } from "./text.ts";
 
 export interface Creation<S extends z.ZodType> {
-  readonly kind: "api-key" | "user" | "service-account" | "tenant" | "issuer";
+  readonly kind: "api-key" | "user" | "service-account" | "tenant" | "issuer" | "pairing-code";
   readonly key: string | undefined;
   readonly requested: Readonly<Record<string, unknown>>;
   /** What is kept and answered again; nothing secret may be in it. */

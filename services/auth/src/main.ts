@@ -1,24 +1,29 @@
 import { openBroker } from "@muster/broker/broker";
+import { vhostOf } from "@muster/broker/management";
+import type { SigningKeyKind } from "@muster/contracts/signing-keys";
 import type { PreparedMessage } from "@muster/contracts/message";
 import { openDatabase } from "@muster/database/database";
+import type { Database } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
 import { hearIssuer } from "@muster/identity/hear-issuer";
 import { announceMode } from "@muster/identity/mode";
 import { openVerifier } from "@muster/identity/verify";
 import { startService } from "@muster/service/start";
+import type { ServiceContext } from "@muster/service/start";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
+import { openEvictions } from "./agents/evictions.ts";
+import { guardBy } from "./agents/guard.ts";
 import { checkTogether, settings } from "./config.ts";
 import type { Config } from "./config.ts";
 import { networksOf } from "./issuers/addresses.ts";
 import { exchangesOf } from "./issuers/exchange.ts";
 import { IssuerKeys } from "./issuers/keys.ts";
 import { boundsOf } from "./limits/bounds.ts";
-import { openAuth } from "./open-auth.ts";
+import { openAuth, published } from "./open-auth.ts";
 import { listRevocations, openRevocationTeller } from "./revocations/tell.ts";
 import { openSigning } from "./signing/open-signing.ts";
 import { sealerOf } from "./signing/sealed.ts";
-import { findPublished } from "./signing/store.ts";
 import { openTokenPruner } from "./tokens/prune.ts";
 
 await startService({ name: "auth", settings, env: process.env, argv: process.argv }, async (service) => {
@@ -45,7 +50,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
   const verifier = service.own(
     "verifier",
     openVerifier({
-      fetchKeys: () => database.transaction("system", findPublished, { readOnly: true }),
+      fetchKeys: () => published(database, "access"),
       fetchRevocations: (page) => listRevocations(database, page),
       mode: config.AUTH_MODE,
       shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
@@ -69,9 +74,7 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
   const publish = (message: PreparedMessage) => broker.publish(message);
   service.own("outbox relay", await openOutboxRelay({ database, publish, logger, metrics }));
   service.own("issuer changes", await hearIssuer(broker, verifier));
-  const keeping = { database, ...keepingOf(config) };
-  const lookMs = config.MUSTER_AUTH_KEY_LOOK_MS;
-  const signing = service.own("signing keys", await openSigning({ ...keeping, lookMs, logger, metrics }));
+  const { keeping, signing, agents } = await openKeys(service, database);
   await openAuth({
     database,
     broker,
@@ -80,7 +83,9 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
     operatorTenantId: config.MUSTER_AUTH_OPERATOR_TENANT_ID,
     refreshLife: refreshLifeOf(config),
     external: externalOf(config, service),
+    agents,
     bounds: boundsOf(config),
+    logger,
     metrics,
   });
   service.own("revocation teller", openRevocationTeller({ database, logger, everyMs: 1_000 }));
@@ -90,12 +95,43 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
 function keepingOf(config: Config) {
   return {
     sealer: sealerOf(config.MUSTER_AUTH_KEY_ENCRYPTION_KEY, config.MUSTER_AUTH_KEY_ENCRYPTION_KEY_OTHER),
-    tokenTtlSeconds: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+    tokenTtlSeconds: {
+      access: config.MUSTER_AUTH_TOKEN_TTL_SECONDS,
+      broker: config.MUSTER_AUTH_AGENT_TOKEN_TTL_SECONDS,
+    },
     life: {
       rotationMs: config.MUSTER_AUTH_KEY_ROTATION_SECONDS * 1_000,
       publishAheadMs: config.MUSTER_AUTH_KEY_PUBLISH_AHEAD_SECONDS * 1_000,
     },
   };
+}
+
+/** The keys of every kind, who guards the broker against agents that were revoked, and what agents are told of it. */
+async function openKeys(service: ServiceContext<typeof settings>, database: Database) {
+  const { config, logger, metrics } = service;
+  const keeping = { database, ...keepingOf(config) };
+  const open = async (kind: SigningKeyKind) => {
+    const tokenTtlSeconds = keeping.tokenTtlSeconds[kind];
+    const lookMs = config.MUSTER_AUTH_KEY_LOOK_MS;
+    const keys = await openSigning({ ...keeping, kind, tokenTtlSeconds, lookMs, logger, metrics });
+    return service.own(`${kind} signing keys`, keys);
+  };
+  const signing = await open("access");
+  const brokerSigning = await open("broker");
+  const evictions = service.own(
+    "evictions",
+    openEvictions({
+      database,
+      guard: guardBy(config.MUSTER_MANAGEMENT_URL, config.MUSTER_AMQP_URL),
+      everyMs: config.MUSTER_AUTH_EVICTION_LOOK_MS,
+      sweepMs: config.MUSTER_AUTH_AGENT_SWEEP_MS,
+      logger,
+      metrics,
+    }),
+  );
+  const brokerUrl = config.MUSTER_AUTH_AGENT_BROKER_URL ?? null;
+  const vhost = vhostOf(config.MUSTER_AMQP_URL);
+  return { keeping, signing, agents: { signing: brokerSigning, evictions, brokerUrl, vhost } };
 }
 
 function externalOf(config: Config, { logger, metrics }: { logger: Logger; metrics: Metrics }) {

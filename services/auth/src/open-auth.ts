@@ -1,10 +1,25 @@
 import type { Broker, RequestHandlers } from "@muster/broker/broker";
 import { serviceAccountView, userView } from "@muster/contracts/accounts";
 import { authRequests } from "@muster/contracts/auth";
+import type { Jwks } from "@muster/contracts/auth";
+import type { pairingRequests } from "@muster/contracts/pairing";
+import type { SigningKeyKind } from "@muster/contracts/signing-keys";
 import type { Database } from "@muster/database/database";
+import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
 import { accountsOf } from "./accounts/manage.ts";
 import { serviceAccountViewOf, userViewOf } from "./accounts/store.ts";
+import { issueAgentTokens } from "./agents/issue.ts";
+import type { IssueDeps } from "./agents/issue.ts";
+import type { Evictions } from "./agents/evictions.ts";
+import {
+  createPairingCode,
+  getPairedAgent,
+  listPairedAgents,
+  revokeAgent,
+  updatePairedAgent,
+} from "./agents/manage.ts";
+import { pairAgent } from "./agents/pair.ts";
 import { exchangeApiKeys } from "./api-keys/exchange.ts";
 import { createApiKey, getApiKey, listApiKeys, revokeApiKey } from "./api-keys/manage.ts";
 import { apiKeyStore } from "./api-keys/store.ts";
@@ -16,8 +31,8 @@ import type { Bounds } from "./limits/bounds.ts";
 import { Limits } from "./limits/limits.ts";
 import { listRevocations } from "./revocations/tell.ts";
 import { Minter } from "./signing/minter.ts";
-import type { Keeping } from "./signing/keep.ts";
 import { listSigningKeys, revokeSigningKey, rotateSigningKey } from "./signing/manage.ts";
+import type { KeyRequestParts } from "./signing/manage.ts";
 import type { SigningKeys } from "./signing/open-signing.ts";
 import { findPublished } from "./signing/store.ts";
 import { createTenant, listTenants } from "./tenants/manage.ts";
@@ -26,29 +41,38 @@ import type { TokenDeps } from "./tokens/issue.ts";
 import { refreshToken, revokeToken } from "./tokens/refresh.ts";
 import type { RefreshLife } from "./tokens/store.ts";
 
+/** What is needed to keep the keys of every kind. */
+export type KeepingOfAll = Omit<KeyRequestParts, "operatorTenantId">;
+
 export interface AuthOptions {
   readonly database: Database;
   readonly broker: Pick<Broker, "serve">;
   readonly signing: Pick<SigningKeys, "activeKid" | "keyOf">;
-  readonly keeping: Keeping;
+  readonly keeping: KeepingOfAll;
   readonly operatorTenantId: string;
   readonly refreshLife: RefreshLife;
   /** Outside issuers: where they may be, how their keys are had, what becomes of their tokens. */
   readonly external: Pick<ExternalDeps, "keys" | "logger" | "exchanges" | "now"> & {
     readonly networks: Networks;
   };
+  /** How agents get to the broker. */
+  readonly agents: Pick<IssueDeps, "signing" | "brokerUrl" | "vhost"> & {
+    readonly evictions: Pick<Evictions, "wake">;
+  };
   readonly bounds: Bounds;
+  readonly logger: Logger;
   readonly metrics: Metrics;
 }
 
 /** Resolves when it answers; closing the broker ends it. */
 export async function openAuth(o: AuthOptions): Promise<void> {
   const { database, broker, signing, refreshLife, bounds, metrics } = o;
-  const minter = new Minter({ ttlSeconds: o.keeping.tokenTtlSeconds, keptMax: 10_000 });
+  const minter = new Minter({ ttlSeconds: o.keeping.tokenTtlSeconds.access, keptMax: 10_000 });
+  const limits = new Limits({ bounds, metrics });
   const tokens: TokenDeps = {
     database,
     keys: apiKeyStore(database),
-    limits: new Limits({ bounds, metrics }),
+    limits,
     signing,
     mint: (id, principal, notAfter, now) => minter.mint(id, principal, notAfter, now),
     now: Date.now,
@@ -56,7 +80,8 @@ export async function openAuth(o: AuthOptions): Promise<void> {
   };
   const handlers: RequestHandlers<typeof authRequests> = {
     exchangeApiKey: exchangeApiKeys(tokens),
-    getKeys: () => database.transaction("system", findPublished, { readOnly: true }),
+    getKeys: () => published(database, "access"),
+    getBrokerKeys: () => published(database, "broker"),
     ...keyHandlers(database),
     ...signingKeyHandlers(o),
     ...accountHandlers(database),
@@ -67,12 +92,36 @@ export async function openAuth(o: AuthOptions): Promise<void> {
     revokeToken: (payload) => revokeToken(tokens, payload),
     exchangeToken: (payload) => exchangeToken({ ...tokens, ...o.external }, payload),
     ...issuerHandlers(o),
+    ...agentHandlers(o, limits),
     listTokenRevocations: (payload) => listRevocations(database, payload),
   };
   await broker.serve("auth", authRequests, handlers);
 }
 
 type Handlers = RequestHandlers<typeof authRequests>;
+
+/** What verifies tokens of this kind now. */
+export function published(database: Pick<Database, "transaction">, kind: SigningKeyKind): Promise<Jwks> {
+  return database.transaction("system", (tx) => findPublished(tx, kind), { readOnly: true });
+}
+
+function agentHandlers(o: AuthOptions, limits: Limits): Pick<Handlers, keyof typeof pairingRequests> {
+  const { database, logger, agents } = o;
+  const common = { ...agents, database, limits, logger, now: Date.now };
+  const { pairAgent: pairing, issueAgentTokens: issuing } = authRequests;
+  const tokenTtlSeconds = o.keeping.tokenTtlSeconds.broker;
+  return {
+    createPairingCode: (payload, context) => createPairingCode(database, payload, context),
+    pairAgent: (payload, context) => pairAgent({ ...common, contract: pairing }, payload, context),
+    issueAgentTokens: (payload) =>
+      issueAgentTokens({ ...common, contract: issuing, tokenTtlSeconds }, payload),
+    listPairedAgents: (payload, context) => listPairedAgents(database, payload, context),
+    getPairedAgent: ({ agent_id }, context) => getPairedAgent(database, agent_id, context),
+    updatePairedAgent: (payload, context) => updatePairedAgent(database, payload, context),
+    revokeAgent: ({ agent_id }, context) =>
+      revokeAgent({ database, evictions: agents.evictions }, agent_id, context),
+  };
+}
 
 function keyHandlers(
   database: Database,
@@ -103,7 +152,7 @@ function signingKeyHandlers(
   const parts = { ...o.keeping, operatorTenantId: o.operatorTenantId };
   return {
     listSigningKeys: (_payload, context) => listSigningKeys(parts, context),
-    rotateSigningKey: (_payload, context) => rotateSigningKey(parts, context),
+    rotateSigningKey: ({ kind }, context) => rotateSigningKey(parts, kind, context),
     revokeSigningKey: ({ kid }, context) => revokeSigningKey(parts, kid, context),
   };
 }

@@ -134,6 +134,7 @@ describe("auth", function () {
       ...process.env,
       MUSTER_DATABASE_URL: s.postgres.urlFor("auth"),
       MUSTER_AMQP_URL: await s.vhost.urlAs(loginName("auth")),
+      MUSTER_MANAGEMENT_URL: s.vhost.managementUrl,
       MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryptionKey.toString("base64"),
       MUSTER_INTERNAL_PORT: "0",
       MUSTER_KEYS_MAX_AGE_SECONDS: "3000",

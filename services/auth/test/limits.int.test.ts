@@ -16,9 +16,12 @@ import { expect } from "chai";
 import type { Bounds } from "../src/limits/bounds.ts";
 import { pruneLimits } from "../src/limits/store.ts";
 import { openAuth } from "../src/open-auth.ts";
+import { assertionOf, pairedWith } from "./agent-keys.ts";
 import { openOutside, outsideKey } from "./outside.ts";
 import type { Outside } from "./outside.ts";
 import {
+  agentParts,
+  tokenTtlSeconds,
   codeOf,
   context,
   externalParts,
@@ -38,6 +41,7 @@ const bounds: Bounds = {
   "failures-by-credential": { max: 30, windowSeconds },
   "tokens-by-principal": { max: 15, windowSeconds },
   "tokens-by-tenant": { max: 25, windowSeconds },
+  "agent-tokens-by-tenant": { max: 25, windowSeconds },
 };
 const declared = Object.entries<RequestContract>(authRequests);
 const declaring = (limit: LimitName) => declared.filter(([, contract]) => contract.limits.includes(limit));
@@ -60,7 +64,11 @@ async function fail(s: Setup, contract: RequestContract, client_address?: string
   const named = { prefix: newPrefix(), request_key: uuidv7() };
   const foreign = { subject_token: "e30.e30.e30", subject_token_type: jwtType };
   const from = client_address === undefined ? {} : { client_address };
-  return await codeOf(s.asker.request(contract, { ...hashes, ...named, ...foreign, ...from }, context));
+  const jws = "e30.e30.e30";
+  const public_key = { kty: "OKP", crv: "Ed25519", x: "A".repeat(43) };
+  const agents = { code_sha256: wrongHash(), public_key, proof: jws, assertion: jws };
+  const all = { ...hashes, ...named, ...foreign, ...agents, ...from };
+  return await codeOf(s.asker.request(contract, all, context));
 }
 
 const times = async <T>(count: number, work: (at: number) => Promise<T>): Promise<T[]> => {
@@ -97,7 +105,7 @@ describe("limits are declared", () => {
   it("by every request of auth that anybody may ask for a token, and by every open route", () => {
     const open = declared.filter(([, { identity }]) => identity === "none").map(([key]) => key);
     const unlimited = open.filter((key) => declared.find(([one]) => one === key)?.[1].limits.length === 0);
-    const forServices = ["getKeys", "listTokenRevocations"];
+    const forServices = ["getKeys", "getBrokerKeys", "listTokenRevocations"];
     expect(unlimited, "the same for everybody").to.deep.equal(forServices);
     for (const [key, route] of Object.entries(routes)) {
       if (route.access !== "public" && route.access !== "credentials") continue;
@@ -142,6 +150,14 @@ describe("limits", function () {
         ({ refresh_token: token } = await s.asker.request(authRequests.refreshToken, asked, context));
       };
     },
+    async issueAgentTokens(key) {
+      const { access_token: owner } = await exchange(s, keyed(key));
+      const agent = await pairedWith(s, owner);
+      return async () => {
+        const assertion = await assertionOf(agent.id, agent.key);
+        await s.asker.request(authRequests.issueAgentTokens, { assertion }, context);
+      };
+    },
     async exchangeToken(key) {
       outside = await openOutside();
       const signing = await outsideKey("k1", "ES256");
@@ -158,7 +174,10 @@ describe("limits", function () {
   };
   for (const [key, contract] of declaring("tokens-by-principal")) {
     it(`slow a holder down who takes too many tokens, and nobody else: ${key}`, async () => {
-      expect(contract.limits).to.include("tokens-by-tenant");
+      const ofTenant = contract.limits.filter(
+        (name) => limits[name].counts === "tokens" && limits[name].by === "tenant",
+      );
+      expect(ofTenant).to.have.length(1);
       const tenant = `takes-${key.toLowerCase()}`;
       const mine = await makeKey(s.database, tenant);
       const take = await grants[key]!(mine);
@@ -320,15 +339,17 @@ async function addReplica(s: Setup, name: string) {
     identify: () => Promise.reject(new MusterError("FORBIDDEN")),
   });
   const signing = await openReplica(database);
+  const agents = await agentParts(database, s.vhost);
   await openAuth({
-    ...{ database, broker, signing, keeping: { ...s.keeping, database }, refreshLife, bounds, metrics },
+    ...{ database, broker, signing, keeping: { ...s.keeping, tokenTtlSeconds, database }, refreshLife },
+    ...{ agents: agents.agents, bounds, logger, metrics },
     external: externalParts({ aheadMs: 0 }),
     operatorTenantId: "default",
   });
   return {
     ...{ link, metrics, broker },
     async close() {
-      for (const part of [broker, signing, database, link]) await part.close();
+      for (const part of [broker, agents, signing, database, link]) await part.close();
     },
   };
 }
@@ -378,6 +399,8 @@ describe("limits of several processes", function () {
 
 describe("the table of limits", () => {
   it("names what each counts and by what", () => {
-    for (const [name, { counts, by }] of Object.entries(limits)) expect(name).to.equal(`${counts}-by-${by}`);
+    for (const [name, { counts, by }] of Object.entries(limits)) {
+      expect(name).to.match(new RegExp(`^([a-z]+-)?${counts}-by-${by}$`));
+    }
   });
 });

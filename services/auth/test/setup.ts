@@ -12,6 +12,7 @@ import type { PreparedMessage } from "@muster/contracts/message";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Role } from "@muster/contracts/principal";
 import { loginName } from "@muster/contracts/senders";
+import type { SigningKeyKind } from "@muster/contracts/signing-keys";
 import { topologyOf } from "@muster/contracts/topology";
 import { openDatabase } from "@muster/database/database";
 import type { Database } from "@muster/database/database";
@@ -25,18 +26,19 @@ import type { TestDatabase } from "@muster/testing/database";
 import { setupVhost } from "@muster/testing/vhost";
 import type { Vhost } from "@muster/testing/vhost";
 import { SignJWT } from "jose";
+import { openEvictions } from "../src/agents/evictions.ts";
+import { guardBy } from "../src/agents/guard.ts";
 import { blockListOf } from "../src/issuers/addresses.ts";
 import { exchangesOf } from "../src/issuers/exchange.ts";
 import { IssuerKeys } from "../src/issuers/keys.ts";
 import type { Bounds } from "../src/limits/bounds.ts";
-import { openAuth } from "../src/open-auth.ts";
+import { openAuth, published } from "../src/open-auth.ts";
 import type { AuthOptions } from "../src/open-auth.ts";
 import type { Keeping } from "../src/signing/keep.ts";
 import { listRevocations } from "../src/revocations/tell.ts";
 import { openSigning } from "../src/signing/open-signing.ts";
 import type { SigningKeys } from "../src/signing/open-signing.ts";
 import { sealerOf } from "../src/signing/sealed.ts";
-import { findPublished } from "../src/signing/store.ts";
 import { ensureFirstOwner } from "../src/tenants/first-owner.ts";
 
 export const logger = openLogger({ service: "test", level: "silent" });
@@ -71,12 +73,29 @@ export async function passTime(database: Database, seconds: number): Promise<voi
 /** The signing keys as one more replica has them. It looks by itself only once in a test's life. */
 export function openReplica(
   database: Database,
-  o: { sealingKey?: Buffer; otherSealingKey?: Buffer; tokenTtlSeconds?: number } = {},
+  o: { kind?: SigningKeyKind; sealingKey?: Buffer; otherSealingKey?: Buffer; tokenTtlSeconds?: number } = {},
 ): Promise<SigningKeys> {
   const sealer = sealerOf(o.sealingKey ?? keyEncryptionKey, o.otherSealingKey);
-  const tokenTtlSeconds = o.tokenTtlSeconds ?? 600;
-  return openSigning({ database, sealer, tokenTtlSeconds, life, lookMs: 60_000, logger, metrics });
+  const { kind = "access", tokenTtlSeconds = 600 } = o;
+  return openSigning({ kind, database, sealer, tokenTtlSeconds, life, lookMs: 60_000, logger, metrics });
 }
+
+/** How auth lets agents to the broker and throws them out; it looks at once when a test does something. */
+export async function agentParts(database: Database, vhost: Vhost, sweepMs = 600_000) {
+  const signing = await openReplica(database, { kind: "broker" });
+  const guard = guardBy(vhost.managementUrl, vhost.amqpUrl);
+  const evictions = openEvictions({ database, guard, everyMs: 250, sweepMs, logger, metrics });
+  const agents: AuthOptions["agents"] = { signing, evictions, brokerUrl: null, vhost: vhost.name };
+  return {
+    agents,
+    async close() {
+      await evictions.close();
+      await signing.close();
+    },
+  };
+}
+
+export const tokenTtlSeconds = { access: 600, broker: 600 };
 
 /** How auth reaches outside issuers, which are on this machine here; by a clock that can be moved. */
 export function externalParts(clock: { aheadMs: number }): AuthOptions["external"] {
@@ -125,6 +144,7 @@ export const wideBounds: Bounds = {
   "failures-by-credential": { max: 1_000, windowSeconds: 60 },
   "tokens-by-principal": { max: 1_000, windowSeconds: 60 },
   "tokens-by-tenant": { max: 1_000, windowSeconds: 60 },
+  "agent-tokens-by-tenant": { max: 1_000, windowSeconds: 60 },
 };
 
 export const refreshLife = { absoluteSeconds: 86_400, idleSeconds: 3_600, retrySeconds: 30 };
@@ -135,7 +155,7 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
   await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 3, lengthMax: 1_000 })), vhost);
   const database = await open(postgres.urlFor("auth"));
   const shadowTenantId = "shadow-tenant";
-  const fetchKeys = () => database.transaction("system", findPublished, { readOnly: true });
+  const fetchKeys = () => published(database, "access");
   const fetchRevocations = (page: { limit: number; cursor?: string }) => listRevocations(database, page);
   const verifying = { fetchKeys, fetchRevocations, shadowTenantId, logger, metrics };
   const verifier = openVerifier({ ...verifying, mode: "enforced" });
@@ -149,12 +169,14 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
   const publish = (message: PreparedMessage) => broker.publish(message);
   const relay = await openOutboxRelay({ database, publish, logger, metrics });
   await hearIssuer(broker, verifier);
-  const keeping: Keeping = { database, sealer: sealerOf(keyEncryptionKey), tokenTtlSeconds: 600, life };
+  const sealer = sealerOf(keyEncryptionKey);
+  const keeping: Keeping = { kind: "access", database, sealer, tokenTtlSeconds: 600, life };
+  const agents = await agentParts(database, vhost);
   const outsideClock = { aheadMs: 0 };
   const external = externalParts(outsideClock);
   await openAuth({
-    ...{ database, broker, signing, keeping, ...tenants, refreshLife, external },
-    ...{ bounds, metrics },
+    ...{ database, broker, signing, keeping: { ...keeping, tokenTtlSeconds }, ...tenants, refreshLife },
+    ...{ external, agents: agents.agents, bounds, logger, metrics },
   });
   return {
     postgres,
@@ -185,6 +207,7 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
         .sign(key.privateKey);
     },
     async close() {
+      await agents.close();
       await signing.close();
       await relay.close();
       await asker.close();

@@ -15,17 +15,18 @@ async function prepare() {
   const postgres = await setupDatabase({ migrations });
   const databases = await Promise.all([1, 2].map(() => open(postgres.urlFor("auth"))));
   const [database, other] = databases as [Database, Database];
-  const keeping: Keeping = { database, sealer: sealerOf(keyEncryptionKey), tokenTtlSeconds: 600, life };
+  const sealer = sealerOf(keyEncryptionKey);
+  const keeping: Keeping = { kind: "access", database, sealer, tokenTtlSeconds: 600, life };
   const system = <R>(text: string) => database.transaction("system", (tx) => tx.query<R>(text));
   return {
     ...{ database, other, keeping, system },
     published: async () => {
-      const { keys } = await database.transaction("system", findPublished);
+      const { keys } = await database.transaction("system", (tx) => findPublished(tx, "access"));
       return keys.map(({ kid }) => kid);
     },
     /** Kids by status. */
     async keys() {
-      const { keys } = await database.transaction("system", findKeys);
+      const { keys } = await database.transaction("system", (tx) => findKeys(tx, "access"));
       const of = (status: string) => keys.filter((key) => key.status === status).map(({ kid }) => kid);
       return { active: of("active"), next: of("next"), retired: of("retired"), rows: keys };
     },

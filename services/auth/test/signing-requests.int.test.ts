@@ -8,11 +8,12 @@ import { openVerifier } from "@muster/identity/verify";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 import { expect } from "chai";
 import { decodeProtectedHeader } from "jose";
-import { openAuth } from "../src/open-auth.ts";
+import { openAuth, published } from "../src/open-auth.ts";
 import { keepKeys } from "../src/signing/keep.ts";
 import { listRevocations } from "../src/revocations/tell.ts";
-import { findPublished } from "../src/signing/store.ts";
 import {
+  agentParts,
+  tokenTtlSeconds,
   codeOf,
   context,
   externalParts,
@@ -33,7 +34,7 @@ const { listSigningKeys, rotateSigningKey, revokeSigningKey, listTenants } = aut
 const aheadSeconds = life.publishAheadMs / 1_000;
 const kidOf = (token: string) => decodeProtectedHeader(token).kid ?? "";
 const kidsOf = ({ signing_keys: keys }: SigningKeysView, status: string) =>
-  keys.filter((key) => key.status === status).map(({ kid }) => kid);
+  keys.filter((key) => key.kind === "access" && key.status === status).map(({ kid }) => kid);
 
 describe("requests about signing keys", function () {
   this.timeout(60_000);
@@ -76,7 +77,7 @@ describe("requests about signing keys", function () {
   it("rotate once for any number that ask two processes at once, and again", async () => {
     const database = await open(s.postgres.urlFor("auth"));
     const verifier = openVerifier({
-      fetchKeys: () => database.transaction("system", findPublished, { readOnly: true }),
+      fetchKeys: () => published(database, "access"),
       fetchRevocations: (page) => listRevocations(database, page),
       ...{ mode: "enforced", shadowTenantId: "shadow-tenant", logger, metrics },
     });
@@ -85,9 +86,10 @@ describe("requests about signing keys", function () {
       identify: (one) => verifier.verify(one),
     });
     const signing = await openReplica(database);
+    const agents = await agentParts(database, s.vhost);
     await openAuth({
-      ...{ database, broker, signing, keeping: { ...s.keeping, database }, refreshLife },
-      ...{ bounds: wideBounds, metrics },
+      ...{ database, broker, signing, keeping: { ...s.keeping, tokenTtlSeconds, database }, refreshLife },
+      ...{ agents: agents.agents, bounds: wideBounds, logger, metrics },
       ...{ operatorTenantId: "default", shadowTenantId: "shadow-tenant" },
       external: externalParts({ aheadMs: 0 }),
     });
@@ -151,6 +153,20 @@ describe("requests about signing keys", function () {
       tx.query("SELECT private_sealed FROM signing_keys WHERE kid = $1", [kidOf(old)]),
     );
     expect(sealed).to.deep.equal([{ private_sealed: null }]);
+  });
+
+  it("rotate and revoke the broker's keys apart from the others", async () => {
+    await passTime(s.database, 2 * aheadSeconds);
+    const brokers = (view: SigningKeysView) => view.signing_keys.filter(({ kind }) => kind === "broker");
+    const before = await list();
+    const rotated = await s.as(await token(), rotateSigningKey, { kind: "broker" });
+    expect(kidsOf(rotated, "active")).to.deep.equal(kidsOf(before, "active"));
+    const next = brokers(before).find(({ status }) => status === "next")?.kid;
+    expect(brokers(rotated).find(({ status }) => status === "active")?.kid).to.equal(next);
+    const revoked = await revoke(next ?? "");
+    expect(kidsOf(revoked, "active")).to.deep.equal(kidsOf(before, "active"));
+    expect(brokers(revoked).find(({ kid }) => kid === next)?.status).to.equal("revoked");
+    await eventuallyHolds(() => expect(heard.at(-1)).to.deep.include({ kind: "broker", revoked: [next] }));
   });
 
   it("revoke once however often they are sent, any key that there is, and no other", async () => {

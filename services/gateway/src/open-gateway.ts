@@ -10,6 +10,7 @@ import type { Metrics } from "@muster/telemetry/metrics";
 import type { settings } from "./config.ts";
 import { openIdentity } from "./identity/open-identity.ts";
 import { LiveHints } from "./output/hints.ts";
+import { agentHandlers } from "./routes/agents.ts";
 import { accountHandlers } from "./routes/accounts.ts";
 import { commandHandlers } from "./routes/commands.ts";
 import { identityHandlers } from "./routes/identity.ts";
@@ -37,11 +38,13 @@ export interface Gateway {
 export async function openGateway(o: GatewayOptions): Promise<Gateway> {
   const { config, broker, logger, metrics } = o;
   const identity = await openIdentity(o);
-  const { ask, apiKeys, identify, keyDocument } = identity;
+  const { ask, apiKeys, identify, keyDocument, brokerKeyDocument } = identity;
+  const authTimeoutMs = config.MUSTER_GATEWAY_AUTH_TIMEOUT_MS;
   const hints = await LiveHints.open(broker);
   const handlers: Handlers<typeof routes> = {
     ...identityHandlers(),
-    ...tokenHandlers({ ask, identify, apiKeys, authTimeoutMs: config.MUSTER_GATEWAY_AUTH_TIMEOUT_MS }),
+    ...tokenHandlers({ ask, identify, apiKeys, authTimeoutMs }),
+    ...agentHandlers({ ask, authTimeoutMs }),
     ...accountHandlers({ ask }),
     ...issuerHandlers({ ask }),
     ...vmHandlers({ ask }),
@@ -65,7 +68,10 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
     logger,
     metrics,
     openapi: openapiOf(routes, { title: "Muster", version: o.version }),
-    documents: { "/.well-known/jwks.json": () => keyDocument.read() },
+    documents: {
+      "/.well-known/jwks.json": () => keyDocument.read(),
+      "/.well-known/broker-jwks.json": () => brokerKeyDocument.read(),
+    },
     limits: {
       inFlightMax: config.MUSTER_GATEWAY_IN_FLIGHT_MAX,
       connectionsMax: config.MUSTER_GATEWAY_CONNECTIONS_MAX,

@@ -66,7 +66,7 @@ describe("what auth answers about accounts", function () {
       if (route === undefined) throw new Error(`${key} has no route`);
       const [id, idempotencyKey] = [uuidv7(), uuidv7()];
       const body = route.body === undefined ? undefined : sampleOf(route.body);
-      const response = await fetch(`${s.url}${route.path.replace(/\{k?id\}/, id)}`, {
+      const response = await fetch(`${s.url}${route.path.replace(/\{(k?id|agent_id)\}/, id)}`, {
         method: route.method,
         headers: {
           authorization: `Bearer ${await s.issuer.token("owner")}`,
@@ -81,7 +81,7 @@ describe("what auth answers about accounts", function () {
       const reply = z.record(z.string(), z.unknown()).parse(auth.replies.get(key));
       const { replayed, ...rest } = reply;
       if (route.meta === "cursor") expect(Object.values(data)).to.deep.equal([rest["items"]]);
-      else if (route.path.endsWith("{id}")) expect(Object.values(data)).to.deep.equal([rest]);
+      else if (/\{id\}$|\{agent_id\}/.test(route.path)) expect(Object.values(data)).to.deep.equal([rest]);
       else expect(data).to.deep.equal(rest);
       const asked = JSON.stringify(auth.asked.get(key));
       if (route.params !== undefined) expect(asked).to.include(id);

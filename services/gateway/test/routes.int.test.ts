@@ -60,11 +60,12 @@ describe("every route, before its owner is asked,", function () {
     });
   }
 
-  it("wants a token, but for the one that gives tokens and the one that ends them", () => {
+  it("wants a token, but for those that give tokens, pair agents, and end tokens", () => {
     const open = declared.flatMap(([key, { access }]) =>
       access === "public" || access === "credentials" ? [[key, access]] : [],
     );
     expect(open).to.deep.equal([
+      ["pairAgent", "public"],
       ["exchangeApiKey", "credentials"],
       ["revokeToken", "public"],
     ]);

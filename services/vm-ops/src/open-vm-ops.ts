@@ -1,6 +1,6 @@
 import type { Broker, ReportHandlers, RequestHandlers, ServeOptions } from "@muster/broker/broker";
 import { vmOpsAgentsQueue, vmOpsReports } from "@muster/contracts/agents";
-import { vmOpsDeadLetters, vmOpsPresence } from "@muster/contracts/mesh";
+import { vmOpsAgents, vmOpsDeadLetters, vmOpsPresence } from "@muster/contracts/mesh";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import type { Database, Tx } from "@muster/database/database";
 import { openInbox, pruneInbox } from "@muster/database/inbox";
@@ -12,6 +12,7 @@ import { claimCommands } from "./agents/claim.ts";
 import { openClaimTokens } from "./agents/claim-tokens.ts";
 import { greet } from "./agents/hello.ts";
 import { openLastSeen } from "./agents/last-seen.ts";
+import { notePairings } from "./agents/pairing.ts";
 import { notePresence } from "./agents/presence.ts";
 import { takeReports } from "./agents/report.ts";
 import { fromAgents } from "./agents/sender.ts";
@@ -63,6 +64,13 @@ export async function openVmOps(o: VmOpsOptions): Promise<void> {
     await broker.subscribe(vmOpsPresence, presence.runOnce, {
       agentLost: (tx: Tx, events) => notePresence(tx, events, false),
       agentRecovered: (tx: Tx, events) => notePresence(tx, events, true),
+    }),
+  );
+  const changes = openInbox(o.database, "vm-ops.agent-changes");
+  own(
+    "agent changes",
+    await broker.subscribe(vmOpsAgents, changes.runOnce, {
+      agentChanged: (tx: Tx, events) => notePairings(tx, events),
     }),
   );
   const deadLetters = openInbox(o.database, "vm-ops.dead-letters");

@@ -24,6 +24,9 @@ export class ScriptedAgent {
   readonly tenantId: string;
   readonly agentId: string;
   readonly vms: string[];
+  /** False: the test tells of its pairing itself. */
+  pairs = true;
+  #paired = false;
   session = { generation: 0, session_id: uuidv7() };
   journalId = uuidv7();
   journalSeq = 0;
@@ -37,15 +40,32 @@ export class ScriptedAgent {
     this.agentId = o.agentId ?? uuidv7();
   }
 
+  /** Of the pairing by which it logs in. */
+  epoch = 1;
+
   #broker(): Promise<Broker> {
-    return this.#s.peer(agentLoginName(this.agentId));
+    return this.#s.peer(agentLoginName(this.agentId, { epoch: this.epoch }));
   }
 
   #from() {
     return { tenantId: this.tenantId, agentId: this.agentId };
   }
 
+  /** As auth tells of it: paired for these VMs, with this epoch. */
+  async pair(o: { vms?: readonly string[] } = {}): Promise<void> {
+    await this.#s.sql(
+      `INSERT INTO paired_agents AS p (tenant_id, agent_id, revision, state, epoch, vm_uuids)
+       VALUES ($1, $2, 1, 'paired', $3, $4) ON CONFLICT (tenant_id, agent_id) DO UPDATE
+       SET revision = p.revision + 1, epoch = excluded.epoch, vm_uuids = excluded.vm_uuids`,
+      [this.tenantId, this.agentId, this.epoch, o.vms ?? this.vms],
+    );
+    this.#paired = true;
+  }
+
   async hello(change: Partial<Hello> = {}): Promise<ReplyOf<typeof agentHello>> {
+    const { vm_uuids: named = [] } = change;
+    if (this.pairs && (!this.#paired || named.length > 0))
+      await this.pair({ vms: [...new Set([...this.vms, ...named])] });
     const reply = await (
       await this.#broker()
     ).report(

@@ -67,7 +67,7 @@ describe("sessions of agents", function () {
     await agent.hello();
     agent.lastGeneration = 0;
     expect((await agent.restart()).generation).to.equal(2);
-    await s.sql("UPDATE agent_sessions SET used_generation = 2 WHERE agent_id = $1", [agent.agentId]);
+    await agent.claim(randomUUID());
     agent.lastGeneration = 1;
     expect(await codeOf(agent.restart())).to.equal("AGENT_QUARANTINED");
   });

@@ -42,6 +42,12 @@ export type { EventContext, EventHandlers, EventItem, Runner } from "./subscribe
 export interface BrokerOptions {
   /** A function is asked before every connect: its token may have been renewed. */
   readonly url: string | (() => string | Promise<string>);
+  /** What takes the password's place once a login has succeeded: a token that is too long to log in with. */
+  readonly secret?: () => string | undefined;
+  /** Whether credentials that are refused end the opening at once; by default they do. */
+  readonly refusalIsFinal?: boolean;
+  /** The broker refused the credentials; asked for new ones, `url` may know better. */
+  readonly onRefused?: () => void;
   /** Shown by the broker as the connections' name. */
   readonly name: string;
   readonly service?: Service;
@@ -148,6 +154,9 @@ export async function openBroker(options: BrokerOptions): Promise<Broker> {
   const wiring = { publisher: undefined as Publisher | undefined };
   const common = {
     url: typeof url === "string" ? () => url : url,
+    secret: options.secret,
+    refusalIsFinal: options.refusalIsFinal,
+    onRefused: options.onRefused,
     name: options.name,
     heartbeatSeconds: options.heartbeatSeconds ?? 15,
     connectTimeoutMs: options.connectTimeoutMs ?? 10_000,

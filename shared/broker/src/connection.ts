@@ -16,6 +16,15 @@ export type ConnectionState = "connected" | "blocked" | "reconnecting" | "closed
 export interface ConnectionOptions {
   /** Asked before every attempt, so that a token in it may be renewed. */
   readonly url: () => string | Promise<string>;
+  /**
+   * What takes the place of the password as soon as a login has succeeded: the first frames are small, and a token may be long.
+   * Asked after every connect.
+   */
+  readonly secret?: (() => string | undefined) | undefined;
+  /** Whether a refused login ends the opening at once; by default it does. */
+  readonly refusalIsFinal?: boolean | undefined;
+  /** The broker refused what it was given: perhaps that is of no use any more. */
+  readonly onRefused?: (() => void) | undefined;
   /** Shown by the broker; `<name>:<role>`. */
   readonly name: string;
   readonly role: "publish" | "consume";
@@ -58,7 +67,8 @@ export class SupervisedConnection {
       const failure = await connection.#tryConnect();
       if (failure === undefined) return connection;
       const delayMs = fullJitterMs(connection.#attempt, reconnectBaseMs, reconnectMaxMs);
-      if (isFinal(failure.refusal) || performance.now() + delayMs > untilMs) {
+      const ends = options.refusalIsFinal !== false && isFinal(failure.refusal);
+      if (ends || performance.now() + delayMs > untilMs) {
         connection.#state = "closed";
         throw new BrokerRefusedError(failure.refusal, failure.cause);
       }
@@ -124,6 +134,7 @@ export class SupervisedConnection {
       const refusal = refusalOf(cause, where);
       this.#attempt += 1;
       this.#reason = refusal.message;
+      if (isFinal(refusal)) this.#options.onRefused?.();
       return { refusal, cause };
     }
   }
@@ -145,9 +156,15 @@ export class SupervisedConnection {
       if (socket !== undefined) writeTogether(socket);
       return model;
     });
+    const whole = connecting.then(async (model) => {
+      const secret = this.#options.secret?.();
+      if (secret !== undefined) await model.updateSecret(Buffer.from(secret), "logged in");
+      return model;
+    });
     try {
-      return await within(connecting, connectTimeoutMs + 1_000, "the AMQP handshake");
+      return await within(whole, connectTimeoutMs + 1_000, "the AMQP handshake");
     } catch (error) {
+      if (!(error instanceof TimeoutError)) connecting.then(destroySocket, () => {});
       if (error instanceof TimeoutError) connecting.then(destroySocket, () => {});
       throw error;
     }

@@ -28,6 +28,12 @@ export const policyRows = z.array(
   }),
 );
 
+/** The virtual host that an AMQP URL names. */
+export function vhostOf(amqpUrl: string): string {
+  const path = new URL(amqpUrl).pathname.slice(1);
+  return path === "" ? "/" : decodeURIComponent(path);
+}
+
 /** RabbitMQ's management HTTP API, for what AMQP cannot ask or set: policies, bindings, arguments. */
 export class Management {
   readonly #origin: string;
@@ -40,8 +46,7 @@ export class Management {
     this.#origin = `${origin}${pathname.replace(/\/$/, "")}`;
     const user = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
     this.#authorization = `Basic ${Buffer.from(user).toString("base64")}`;
-    const path = new URL(amqpUrl).pathname.slice(1);
-    this.#vhost = encodeURIComponent(path === "" ? "/" : decodeURIComponent(path));
+    this.#vhost = encodeURIComponent(vhostOf(amqpUrl));
   }
 
   /** What there is of `kind` (and name and below), or undefined where there is none. */
@@ -50,7 +55,10 @@ export class Management {
     kind: string,
     ...below: string[]
   ): Promise<z.output<S> | undefined> {
-    const path = this.#path(kind, below);
+    return this.#read(schema, this.#path(kind, below));
+  }
+
+  async #read<S extends z.ZodType>(schema: S, path: string): Promise<z.output<S> | undefined> {
     const response = await this.#fetch("GET", path);
     if (response.status === 404) return undefined;
     const parsed = schema.safeParse(await this.#json(response, path));
@@ -64,20 +72,51 @@ export class Management {
   }
 
   /** Users belong to no vhost. */
-  async putUser(name: string, body: { password: string; tags: string }): Promise<void> {
-    const path = `/api/users/${encodeURIComponent(name)}`;
+  async putUser(
+    name: string,
+    body:
+      | { readonly password: string; readonly tags: string }
+      | { readonly password_hash: ""; readonly tags: string },
+  ): Promise<void> {
+    await this.putAt(["users", name], body);
+  }
+
+  /** What belongs to no vhost, or to all; undefined where there is none. */
+  async getAt<S extends z.ZodType>(
+    schema: S,
+    parts: readonly string[],
+    query = "",
+  ): Promise<z.output<S> | undefined> {
+    const path = `${pathOf(parts)}${query === "" ? "" : `?${query}`}`;
+    return this.#read(schema, path);
+  }
+
+  async putAt(parts: readonly string[], body: unknown): Promise<void> {
+    const path = pathOf(parts);
     await this.#json(await this.#fetch("PUT", path, body), path);
+  }
+
+  /** Again is harmless. `reason` is told to whose connection it ends. */
+  async removeAt(parts: readonly string[], reason?: string): Promise<void> {
+    const path = pathOf(parts);
+    const response = await this.#fetch("DELETE", path, undefined, reason);
+    if (response.status === 404) await response.arrayBuffer();
+    else await this.#json(response, path);
   }
 
   #path(kind: string, below: readonly string[]): string {
     return `/api/${kind}/${this.#vhost}${below.map((part) => `/${encodeURIComponent(part)}`).join("")}`;
   }
 
-  async #fetch(method: string, path: string, body?: unknown): Promise<Response> {
+  async #fetch(method: string, path: string, body?: unknown, reason?: string): Promise<Response> {
     try {
       return await fetch(`${this.#origin}${path}`, {
         method,
-        headers: { authorization: this.#authorization, "content-type": "application/json" },
+        headers: {
+          authorization: this.#authorization,
+          "content-type": "application/json",
+          ...(reason === undefined ? {} : { "x-reason": reason }),
+        },
         signal: AbortSignal.timeout(timeoutMs),
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       });
@@ -99,3 +138,6 @@ export class Management {
     return text === "" ? undefined : (JSON.parse(text) as unknown);
   }
 }
+
+const pathOf = (parts: readonly string[]): string =>
+  `/api/${parts.map((part) => encodeURIComponent(part)).join("/")}`;

@@ -31,7 +31,12 @@ export type RequestContext = WorkContext & {
   /** How long the asker still waits, in milliseconds. */
   readonly remainingMs: number;
 };
-export type ReportContext = RequestContext & { readonly tenantId: string; readonly agentId: string };
+export type ReportContext = RequestContext & {
+  readonly tenantId: string;
+  readonly agentId: string;
+  /** Of the pairing that the agent logged in by. */
+  readonly epoch: number;
+};
 
 export interface RequestItem<C extends RequestContract> {
   readonly payload: PayloadOf<C>;
@@ -224,8 +229,11 @@ export class RequestServer implements Consumer {
     if (contract.kind === "report") {
       const sender = this.#options.sender?.(delivery, contract);
       if (sender === undefined) throw new MusterError("UNSUPPORTED_MESSAGE");
-      this.#options.senders.refuseForged(contract, delivery, (from) => mayReport(sender.agentId, from));
-      return Object.assign(requestContext(envelope, remainingMs), sender);
+      const from = this.#options.senders.refuseForged(contract, delivery, (one) =>
+        mayReport(sender.agentId, one),
+      );
+      const epoch = from.kind === "agent" ? from.epoch : 0;
+      return Object.assign(requestContext(envelope, remainingMs), sender, { epoch });
     }
     const from = this.#options.senders.refuseForged(contract, delivery, (one) => mayAsk(contract, one));
     const context = requestContext(envelope, remainingMs);

@@ -1,4 +1,5 @@
 import {
+  noPermissions,
   servicePermissions,
   topologyPermissions,
   type BrokerPermissions,
@@ -12,8 +13,11 @@ import type { TopologyTarget } from "./topology-apply.ts";
 export interface BrokerUser {
   readonly name: string;
   readonly password: string;
-  /** `policymaker` may set policies by the management API; without a tag a user may not use that at all. */
-  readonly tag?: "policymaker";
+  /**
+   * `policymaker` may set policies by the management API, `administrator` may block users and close connections; without a
+   * tag a user may not use that at all.
+   */
+  readonly tag?: "policymaker" | "administrator";
   readonly permissions: BrokerPermissions;
 }
 
@@ -40,6 +44,9 @@ export async function ensureLogins(
         login,
         { ...credentials(login), tag: "policymaker", permissions: topologyPermissions(topology) },
       ];
+    }
+    if (login === "warden") {
+      return [login, { ...credentials(login), tag: "administrator", permissions: noPermissions }];
     }
     return [login, { ...credentials(login), permissions: servicePermissions(mesh, topology, login) }];
   });

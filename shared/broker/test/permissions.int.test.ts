@@ -1,5 +1,7 @@
 import { services, type Service } from "@muster/contracts/define";
+import { queueScopes, reportScope } from "@muster/contracts/broker-tokens";
 import { uuidv7 } from "@muster/contracts/ids";
+import { agentVmsMax } from "@muster/contracts/pairing";
 import { meshWith } from "@muster/contracts/mesh";
 import { agentPermissions } from "@muster/contracts/permissions";
 import { agentLoginName, loginName, logins } from "@muster/contracts/senders";
@@ -10,6 +12,7 @@ import {
   topologyOf,
   vmQueue,
 } from "@muster/contracts/topology";
+import { brokerToken, noBrokerKey } from "@muster/testing/broker-token";
 import { setupVhost, type Vhost } from "@muster/testing/vhost";
 import { connect, type Channel, type ChannelModel } from "amqplib";
 import { expect } from "chai";
@@ -76,6 +79,21 @@ describe("the broker", function () {
 
   async function logIn(user: string): Promise<ChannelModel> {
     const model = await connect(urlFor(vhost.amqpUrl, users[user]!));
+    model.on("error", () => undefined);
+    opened.push(model);
+    return model;
+  }
+
+  const scopesOf = ({ tenantId, agentId, vmUuids }: typeof agent): string[] => {
+    const named = { vhost: vhost.name, tenantId, agentId };
+    return [reportScope(named), ...queueScopes(named, vmUuids)];
+  };
+
+  async function logInByToken(): Promise<ChannelModel> {
+    const name = agentLoginName(agent.agentId);
+    const model = await connect(
+      urlFor(vhost.amqpUrl, { name, password: brokerToken(name, scopesOf(agent)) }),
+    );
     model.on("error", () => undefined);
     opened.push(model);
     return model;
@@ -163,14 +181,65 @@ describe("the broker", function () {
   const reading = (names: readonly string[]): string[] =>
     names.flatMap((name) => [`consume ${name}`, `get ${name}`, `purge ${name}`]).sort();
 
-  it("lets an agent read its own VM's queue and report under its own name, and refuses it everything else", async () => {
-    const model = await logIn("agent");
-    expect(await allowedOnQueues(model)).to.deep.equal(reading([queues.mine]));
-    expect(await allowedOnExchanges(model)).to.deep.equal([]);
-    const reports = mesh.reports.flatMap((queue) => Object.values(queue.reports));
-    expect(await allowedToPublish(model)).to.deep.equal(
-      reports.map(({ report }) => `muster.agents agents.${agent.tenantId}.${agent.agentId}.${report}`),
+  for (const by of ["a password", "a token"]) {
+    it(`lets an agent with ${by} read its own VM's queue and report under its own name, and refuses it everything else`, async function () {
+      if (by === "a token" && noBrokerKey !== undefined) this.skip();
+      const model = await (by === "a token" ? logInByToken() : logIn("agent"));
+      expect(await allowedOnQueues(model)).to.deep.equal(reading([queues.mine]));
+      expect(await allowedOnExchanges(model)).to.deep.equal([]);
+      const reports = mesh.reports.flatMap((queue) => Object.values(queue.reports));
+      expect(await allowedToPublish(model)).to.deep.equal(
+        reports.map(({ report }) => `muster.agents agents.${agent.tenantId}.${agent.agentId}.${report}`),
+      );
+    });
+  }
+
+  it("takes no token that is for another audience, by another key, or another name's, and no other user_id", async function () {
+    if (noBrokerKey !== undefined) this.skip();
+    const [scope] = scopesOf(agent);
+    const login = agentLoginName(agent.agentId);
+    const good = brokerToken(login, [scope ?? ""]);
+    const [head, body] = good.split(".");
+    const bad = [
+      brokerToken(login, [scope ?? ""], { audience: "muster" }),
+      `${head}.${body}.${"A".repeat(86)}`,
+      "",
+    ];
+    for (const password of bad) {
+      const outcome = connect(urlFor(vhost.amqpUrl, { name: login, password }));
+      expect(await outcome.then(() => "in", String)).to.match(/403|ACCESS_REFUSED/);
+    }
+    const model = await connect(urlFor(vhost.amqpUrl, { name: login, password: good }));
+    opened.push(model);
+    model.on("error", () => undefined);
+    const key = `agents.${agent.tenantId}.${agent.agentId}.claim`;
+    const sent = (userId: string) =>
+      new Promise<string>((resolve, reject) => {
+        model.createConfirmChannel().then((channel) => {
+          channel.on("error", (error) => resolve(String(replyCodeOf(error))));
+          channel.publish(agentsExchange, key, Buffer.from("x"), { userId }, (error) => {
+            if (error === null) resolve("taken");
+          });
+        }, reject);
+      });
+    expect(await sent(login)).to.equal("taken");
+    expect(await sent(agentLoginName(uuidv7()))).to.equal("406");
+  });
+
+  it("takes a token for as many queues as an agent may have, in place of the one that it logged in with", async function () {
+    if (noBrokerKey !== undefined) this.skip();
+    const vmUuids = [...Array.from({ length: agentVmsMax - 1 }, () => uuidv7()), mine];
+    const login = agentLoginName(agent.agentId);
+    const [report = "", ...scopes] = scopesOf({ ...agent, vmUuids });
+    const model = await connect(
+      urlFor(vhost.amqpUrl, { name: login, password: brokerToken(login, [report]) }),
     );
+    opened.push(model);
+    model.on("error", () => undefined);
+    const reads = (channel: Channel) => channel.get(queues.mine, { noAck: false });
+    expect(await refused(model, reads), "before").to.equal(true);
+    await model.updateSecret(Buffer.from(brokerToken(login, [report, ...scopes])), "all of it");
+    expect(await refused(model, reads), "after").to.equal(false);
   });
 
   const ownOf = (service: Service): string[] =>

@@ -72,7 +72,7 @@ export const agentHello = defineReport({
     pending: z.array(doorbellPayload).max(1_000),
     heartbeat_ms: durationMs,
   }),
-  codes: ["AGENT_QUARANTINED"],
+  codes: ["AGENT_QUARANTINED", "AGENT_REVOKED"],
   batch: { sizeMax: 20, waitMs: 5 },
 });
 
@@ -129,7 +129,7 @@ export const agentClaim = defineReport({
       ]),
     ),
   }),
-  codes: ["AGENT_SUPERSEDED", "AGENT_QUARANTINED"],
+  codes: ["AGENT_SUPERSEDED", "AGENT_QUARANTINED", "AGENT_REVOKED"],
   payloadBytesMax: 64 * 1024,
   batch: { sizeMax: 50, waitMs: 0 },
 });
@@ -196,7 +196,7 @@ export const agentReport = defineReport({
       ]),
     ),
   }),
-  codes: ["AGENT_SUPERSEDED", "AGENT_QUARANTINED"],
+  codes: ["AGENT_SUPERSEDED", "AGENT_QUARANTINED", "AGENT_REVOKED"],
   payloadBytesMax: 4 * 1024 * 1024,
   batch: { sizeMax: 50, waitMs: 0 },
 });
@@ -236,7 +236,7 @@ export const agentOutput = defineReport({
     next_interval_ms: durationMs,
     paused: z.boolean(),
   }),
-  codes: ["AGENT_SUPERSEDED", "AGENT_QUARANTINED"],
+  codes: ["AGENT_SUPERSEDED", "AGENT_QUARANTINED", "AGENT_REVOKED"],
   payloadBytesMax: 5 * 1024 * 1024,
   batch: { sizeMax: 20, waitMs: 2 },
 });

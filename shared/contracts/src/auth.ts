@@ -15,8 +15,9 @@ import { defineBatchRequest, defineRequest } from "./define.ts";
 import { sha256, uuid } from "./ids.ts";
 import { issuerRequests } from "./issuers.ts";
 import { clientAddress } from "./limits.ts";
+import { pairingRequests } from "./pairing.ts";
 import { principal } from "./principal.ts";
-import { kid, publishedKeysMax, signingKeysView } from "./signing-keys.ts";
+import { kid, publishedKeysMax, signingKeyKind, signingKeysView } from "./signing-keys.ts";
 import { revocationRequests } from "./token-revocations.ts";
 import { tokenLimits, tokenRequests } from "./tokens.ts";
 import { cursor, idempotencyKey, limit } from "./vm-ops.ts";
@@ -66,6 +67,15 @@ export const authRequests = {
     codes: [],
     identity: "none",
   }),
+  getBrokerKeys: defineRequest({
+    owner: "auth",
+    name: "auth.broker-keys.get.v1",
+    summary: "The public keys that verify the tokens by which agents log in at the broker (RFC 7517).",
+    payload: z.object({}),
+    reply: jwks,
+    codes: [],
+    identity: "none",
+  }),
   listSigningKeys: defineRequest({
     owner: "auth",
     name: "auth.signing-key.list.v1",
@@ -79,7 +89,7 @@ export const authRequests = {
     name: "auth.signing-key.rotate.v1",
     summary:
       "Let the next key sign as soon as it has been published for long enough: now, or at `rotates_at`. Again is harmless.",
-    payload: z.object({}),
+    payload: z.object({ kind: signingKeyKind.default("access") }),
     reply: signingKeysView,
     codes: [],
   }),
@@ -233,6 +243,7 @@ export const authRequests = {
     codes: ["ACCOUNT_NOT_FOUND"],
   }),
   ...issuerRequests,
+  ...pairingRequests,
   ...tokenRequests,
   ...revocationRequests,
 } as const;

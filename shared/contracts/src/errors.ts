@@ -66,7 +66,7 @@ export const errorCodes = {
     status: 400,
     retriable: false,
     sentence:
-      "The refresh token or subject token is malformed, unknown, used, expired, revoked or not trusted; get a new one.",
+      "The refresh token, subject token or assertion is malformed, unknown, used, expired, revoked or not trusted; get a new one.",
   },
   INVALID_SCOPE: {
     status: 400,
@@ -108,6 +108,22 @@ export const errorCodes = {
     status: 404,
     retriable: false,
     sentence: "No such issuer in this tenant; see GET /api/v1/auth/issuers.",
+  },
+  AGENT_NOT_FOUND: {
+    status: 404,
+    retriable: false,
+    sentence: "No such agent in this tenant; see GET /api/v1/agents.",
+  },
+  PAIRING_CODE_INVALID: {
+    status: 400,
+    retriable: false,
+    sentence: "The pairing code is malformed, unknown, used or expired; make a new one.",
+  },
+  PAIRING_CODES_TOO_MANY: {
+    status: 409,
+    retriable: false,
+    sentence:
+      "The tenant has as many open pairing codes as it may; wait until some were used or have expired.",
   },
   ACCOUNT_NOT_FOUND: {
     status: 404,
@@ -197,6 +213,11 @@ export const errorCodes = {
     retriable: false,
     sentence:
       "The agent's journal or generation ran backwards (a clone or an old snapshot); an operator must release it.",
+  },
+  AGENT_REVOKED: {
+    status: 403,
+    retriable: false,
+    sentence: "The agent is not paired, was revoked, or was paired anew since; pair it again.",
   },
   STALE_TOKEN: {
     status: 409,

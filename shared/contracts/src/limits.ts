@@ -9,6 +9,8 @@ export const limits = {
   "failures-by-credential": { counts: "failures", by: "credential" },
   "tokens-by-principal": { counts: "tokens", by: "principal" },
   "tokens-by-tenant": { counts: "tokens", by: "tenant" },
+  /** Apart from the others: a fleet that comes back at once takes nothing from its tenant's people. */
+  "agent-tokens-by-tenant": { counts: "tokens", by: "tenant" },
 } as const;
 export type LimitName = keyof typeof limits;
 export const limitNames = Object.keys(limits) as LimitName[];

@@ -15,7 +15,9 @@ import {
   reliabilityEvents,
   reliabilityRequests,
 } from "./reliability.ts";
-import { authEvents } from "./signing-keys.ts";
+import { agentChanged } from "./pairing.ts";
+import { signingKeysChanged } from "./signing-keys.ts";
+import { tokensRevoked } from "./token-revocations.ts";
 import { commandDeadLettered, commandReplayed, vmOpsEvents, vmOpsRequests } from "./vm-ops.ts";
 
 /** vm-ops learns who is online: an offline agent burns no requeue. */
@@ -24,6 +26,14 @@ export const vmOpsPresence = defineSubscription({
   name: "presence",
   summary: "Which agents are online.",
   events: { agentLost, agentRecovered },
+});
+
+/** vm-ops lets no agent do what it is not paired for. */
+export const vmOpsAgents = defineSubscription({
+  service: "vm-ops",
+  name: "agent-changes",
+  summary: "Which agents are paired, with which epoch, for which VMs.",
+  events: { agentChanged },
 });
 
 /** What the broker gave up of a VM's queue is put to the requeue policy. */
@@ -43,10 +53,11 @@ export const reliabilityCommands = defineSubscription({
   events: { commandDeadLettered, commandReplayed },
 });
 
+const authEvents = { signingKeysChanged, tokensRevoked, agentChanged } as const;
 /** A key that signs no more, and tokens that are void, must be known at once to everybody who verifies. */
 const keyHearings: readonly Hearing[] = [
-  { event: authEvents.signingKeysChanged, by: services },
-  { event: authEvents.tokensRevoked, by: services },
+  { event: signingKeysChanged, by: services },
+  { event: tokensRevoked, by: services },
 ];
 
 /** Everything that travels, in one value: topology, documents, golden files and permissions derive from it. */
@@ -55,7 +66,7 @@ export const mesh = {
   events: { auth: authEvents, "vm-ops": vmOpsEvents, reliability: reliabilityEvents },
   reports: { [vmOpsAgentsQueue]: vmOpsReports, [reliabilityHeartbeatsQueue]: reliabilityReports },
   doorbells: { vmCommandDoorbell },
-  subscriptions: [vmOpsPresence, vmOpsDeadLetters, reliabilityCommands],
+  subscriptions: [vmOpsPresence, vmOpsAgents, vmOpsDeadLetters, reliabilityCommands],
   hearings: keyHearings,
 } as const;
 

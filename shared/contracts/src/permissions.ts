@@ -123,6 +123,14 @@ export function agentPermissions(agent: {
   };
 }
 
+/** Of who has no business in any queue: the warden looks after logins alone. */
+export const noPermissions: BrokerPermissions = {
+  configure: nothing,
+  write: nothing,
+  read: nothing,
+  topics: [],
+};
+
 /** Makes and mends what the topology declares; takes part in nothing. */
 export function topologyPermissions(topology: Topology): BrokerPermissions {
   const all = anyOf([...topology.exchanges, ...topology.queues].map(({ name }) => literally(name)));

@@ -17,7 +17,7 @@ import {
 const agentId = "0190aaaa-0000-7000-8000-000000000001";
 const other = "0190aaaa-0000-7000-8000-000000000002";
 const service = (one: (typeof services)[number]): Sender => ({ kind: "service", service: one });
-const agent: Sender = { kind: "agent", agentId };
+const agent = (epoch = 1): Sender => ({ kind: "agent", agentId, epoch });
 
 describe("the sender of a message", () => {
   it("is read from the login that the broker vouches for", () => {
@@ -28,10 +28,11 @@ describe("the sender of a message", () => {
         [loginName(one, "a@b"), service(one)],
       ]),
       [loginName("topology"), { kind: "topology" }],
-      [agentLoginName(agentId), agent],
-      [agentLoginName(agentId, { epoch: 12 }), agent],
-      [agentLoginName(agentId, { place: "staging" }), agent],
-      [agentLoginName(agentId, { epoch: 1, place: "staging" }), agent],
+      [loginName("warden", "staging"), { kind: "warden" }],
+      [agentLoginName(agentId), agent()],
+      [agentLoginName(agentId, { epoch: 12 }), agent(12)],
+      [agentLoginName(agentId, { place: "staging" }), agent()],
+      [agentLoginName(agentId, { epoch: 2, place: "staging" }), agent(2)],
     ];
     for (const [name, sender] of known) expect(senderOf(name), name).to.deep.equal(sender);
   });
@@ -40,7 +41,16 @@ describe("the sender of a message", () => {
     const names = [
       ...["", "guest", "admin", "muster", "muster-", "muster-vm-ops@", "muster-vm-ops-2", "xmuster-vm-ops"],
       ...["MUSTER-VM-OPS", "muster-vm-opsx", "muster-vm_ops", " muster-vm-ops", "muster-vm-ops\n", "vm-ops"],
-      ...["agent-", "agent-1", `agent-${agentId}-`, `agent-${agentId}-1-2`, `agent-${agentId}-x`],
+      ...[
+        "agent-",
+        "agent-1",
+        `agent-${agentId}-`,
+        `agent-${agentId}-1-2`,
+        `agent-${agentId}`,
+        `agent-${agentId}-0`,
+        `agent-${agentId}-01`,
+        `agent-${agentId}-x`,
+      ],
       ...[`agent-${agentId}@`, `agent-${agentId.toUpperCase()}`, agentId, `muster-agent-${agentId}`],
     ];
     for (const name of names) {
@@ -56,7 +66,7 @@ describe("the sender of a message", () => {
 describe("what a sender may send", () => {
   const senders: readonly (Sender | undefined)[] = [
     ...services.map(service),
-    ...[agent, { kind: "topology" } as const, undefined],
+    ...[agent(), { kind: "topology" } as const, undefined],
   ];
   const namesOf = (allowed: (sender: Sender | undefined) => boolean): string[] =>
     senders

@@ -17,7 +17,9 @@ export async function hearIssuer(
   verifier: Pick<Verifier, "keysChanged" | "tokensRevoked">,
 ): Promise<{ close(): Promise<void> }> {
   const keys = await broker.hear(signingKeysChanged, {
-    heard: ({ revoked }) => verifier.keysChanged(revoked),
+    heard: ({ kind, revoked }) => {
+      if (kind === "access") verifier.keysChanged(revoked);
+    },
     missed: () => verifier.keysChanged(),
   });
   const revocations = await broker.hear(tokensRevoked, {

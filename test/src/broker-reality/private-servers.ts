@@ -15,13 +15,16 @@ export interface PrivateServers extends Servers {
 }
 
 /** A broker and a database of one test file, which it may kill, alarm and damage. */
-export async function openPrivateServers(): Promise<PrivateServers> {
+export async function openPrivateServers(
+  o: { readonly brokerKeysUrl?: string } = {},
+): Promise<PrivateServers> {
   const folder = await mkdtemp(join(realpathSync(tmpdir()), "muster-reality-"));
   const servers = await startServers({
     folder,
     durable: false,
     log: () => undefined,
     env: { PATH: process.env.PATH },
+    brokerKeysUrl: o.brokerKeysUrl,
   });
   const control = (args: readonly string[]): Promise<string> => {
     if (servers.broker.control === undefined) throw new Error("the broker is not ours to control");

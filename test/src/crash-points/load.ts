@@ -67,7 +67,10 @@ export function keepAtWork(
   };
 }
 
-/** An agent that is silent for so long that what waits for it is put back, then comes to, again and again. */
+/**
+ * An agent that is silent for so long that what waits for it is put back, then comes to until it has begun that, again and
+ * again: whatever is put back too often is given up, which is not what is looked for here.
+ */
 export function keepDozing(
   agent: { signal(name: NodeJS.Signals): void },
   model: Model,
@@ -79,7 +82,7 @@ export function keepDozing(
   const run = async (): Promise<void> => {
     while (!stopped) {
       agent.signal("SIGSTOP");
-      await model.accept({ vmUuid: vm, stdoutBytes: 10 });
+      const waiting = await model.accept({ vmUuid: vm, stdoutBytes: 10 });
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, dozeMs);
         wake = () => {
@@ -88,7 +91,7 @@ export function keepDozing(
         };
       });
       agent.signal("SIGCONT");
-      await new Promise((resolve) => setTimeout(resolve, 2_000));
+      await model.started(waiting, 60_000);
     }
   };
   const running = run();

@@ -14,9 +14,10 @@ import { requestsQueue, subscriptionQueue } from "@muster/contracts/topology";
 import { agentLoginName, loginName } from "@muster/contracts/senders";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
-import { eventuallyHolds } from "@muster/testing/eventually";
+import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 import { samplesOf } from "@muster/testing/samples";
 import { expect } from "chai";
+import { pairWithoutKey } from "../agents/pairing.ts";
 import fc from "fast-check";
 import { after, before, describe, it } from "mocha";
 import { z } from "zod";
@@ -89,9 +90,12 @@ async function prepare(): Promise<World> {
   const from = { tenantId: system.tenantId, agentId };
   const contract = mesh.reports["vm-ops.agents"].hello;
   const agent = await peer(agentLoginName(agentId));
-  const granted = await agent.report(contract, contract.payload.parse(hello), from, {
-    correlationId: "hello",
-  });
+  await pairWithoutKey(system.client, { agentId, vmUuids: hello.vm_uuids });
+  // vm-ops hears of the pairing a moment after it was made.
+  const granted = await eventually(
+    () => agent.report(contract, contract.payload.parse(hello), from, { correlationId: "hello" }),
+    15_000,
+  );
   const session = { generation: granted.generation, session_id: hello.session_id };
   return {
     system,
@@ -124,6 +128,17 @@ function withReal(value: unknown, { things, session }: World): unknown {
   return Object.fromEntries(entries) as unknown;
 }
 
+/** As vm-ops has heard of it from auth. */
+async function isPaired({ adminDatabaseUrl, tenantId }: System, agentId: string): Promise<void> {
+  await asAdmin(adminDatabaseUrl, (admin) =>
+    admin.query(
+      `INSERT INTO vm_ops.paired_agents (tenant_id, agent_id, revision, state, epoch, vm_uuids)
+       VALUES ($1, $2, 1, 'paired', 1, '{}')`,
+      [tenantId, agentId],
+    ),
+  );
+}
+
 /** Sends a payload that nobody has looked at, as a peer with other contracts does. */
 async function send(contract: Asked, payload: unknown, world: World): Promise<unknown> {
   const { peer, token, system, agentId } = world;
@@ -135,6 +150,7 @@ async function send(contract: Asked, payload: unknown, world: World): Promise<un
   }
   // What an agent says of its own session changes it: each hello is another agent's.
   const from = { tenantId: system.tenantId, agentId: contract.report === "hello" ? uuidv7() : agentId };
+  if (from.agentId !== agentId) await isPaired(system, from.agentId);
   const agent = await peer(agentLoginName(from.agentId));
   return await agent.report({ ...contract, ...anything }, payload, from, { correlationId: uuidv7() });
 }

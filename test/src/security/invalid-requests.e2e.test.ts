@@ -152,6 +152,8 @@ describe("whatever a request says", function () {
       }
       for (const field of Object.keys(shape.body ?? {})) {
         const { [field]: _left, ...rest } = shape.body ?? {};
+        // What the contract leaves to the owner is the owner's to name.
+        if (route.body?.safeParse(rest).success === true) continue;
         const [path] = await faultsOf(JSON.stringify(rest));
         expect(path, field).to.be.oneOf([`body.${field}`, "body"]);
       }

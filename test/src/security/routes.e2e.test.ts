@@ -105,7 +105,8 @@ function told(answer: Answer): string {
   const headers = Object.entries(answer.headers).filter(([name]) => !ofOneRequest.includes(name));
   return JSON.stringify([answer.status, headers.sort(), answer.text])
     .replaceAll(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, "<id>")
-    .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "<time>");
+    .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "<time>")
+    .replaceAll(/mp_[A-Za-z0-9_-]{43}/g, "<code>");
 }
 
 /** Status and code, where they belong together and the envelope is whole. */

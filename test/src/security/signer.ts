@@ -42,7 +42,7 @@ export async function signerOfSystem(
 ): Promise<Signer> {
   const [row] = await asAdmin(adminUrl, (admin) =>
     admin.query<{ kid: string; private_sealed: Buffer }>(
-      "SELECT kid, private_sealed FROM auth.signing_keys WHERE status = 'active'",
+      "SELECT kid, private_sealed FROM auth.signing_keys WHERE status = 'active' AND kind = 'access'",
     ),
   );
   if (row === undefined) throw new Error("no signing key is active");

@@ -7,6 +7,7 @@ import { eventually } from "@muster/testing/eventually";
 import { samplesOf } from "@muster/testing/samples";
 import type { Vhost } from "@muster/testing/vhost";
 import fc from "fast-check";
+import { pairWithoutKey } from "../agents/pairing.ts";
 
 /** The id of one real thing of a tenant, by the collection that its path names. */
 export type Things = Readonly<Record<string, string>>;
@@ -28,6 +29,8 @@ export async function makeThings(client: Client, tenantId: string, vhost: Vhost)
   const robot = (await client.createServiceAccount({ body: { name: "a robot" } })).data.service_account.id;
   const apiKey = (await client.createApiKey({ body: { name: "a key" } })).data.api_key.id;
   const issuer = (await client.createIssuer({ body: trust })).data.issuer.id;
+  const agent = uuidv7();
+  await pairWithoutKey(client, { agentId: agent, vmUuids: [vm] });
   // As the broker hands over what an agent refused.
   const dead = { exchange: deadLettersExchange, routingKey: vmQueue(tenantId, vm), payload: "not ours" };
   await vhost.publish(dead);
@@ -43,6 +46,7 @@ export async function makeThings(client: Client, tenantId: string, vhost: Vhost)
     "service-accounts": robot,
     "api-keys": apiKey,
     issuers: issuer,
+    agents: agent,
     "dead-letters": letter.id,
   };
 }
@@ -54,6 +58,7 @@ const named: Readonly<Record<string, string>> = {
   vm_uuid: "vms",
   principal_id: "users",
   client_id: "service-accounts",
+  agent_id: "agents",
 };
 
 /** One place of a request that names a thing. */
@@ -101,6 +106,7 @@ export interface Shape {
 const chosen: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   acceptCommand: { action: "ping" },
   createIssuer: { ...trust, audience: "another" },
+  createPairingCode: { vm_uuids: [uuidv7()] },
 };
 
 /** The least that fits the route, with ids of nothing. */
@@ -113,7 +119,7 @@ export function leastShape(key: string, route: Route): Shape {
   const found = tried.find((sample) => schema.safeParse(sample).success);
   if (found === undefined) throw new Error(`${key}: no sample fits its body`);
   let body: Record<string, unknown> = found;
-  for (const field of Object.keys(body)) {
+  for (const field of Object.keys(body).filter((one) => !(one in (chosen[key] ?? {})))) {
     const { [field]: _left, ...rest } = body;
     if (schema.safeParse(rest).success) body = rest;
   }

@@ -17,5 +17,9 @@ export function boundsOf(config: Config): Bounds {
     "failures-by-credential": { max: config.MUSTER_AUTH_FAILURES_BY_CREDENTIAL_MAX, windowSeconds: failures },
     "tokens-by-principal": { max: config.MUSTER_AUTH_TOKENS_BY_PRINCIPAL_MAX, windowSeconds: tokens },
     "tokens-by-tenant": { max: config.MUSTER_AUTH_TOKENS_BY_TENANT_MAX, windowSeconds: tokens },
+    "agent-tokens-by-tenant": {
+      max: config.MUSTER_AUTH_AGENT_TOKENS_BY_TENANT_MAX,
+      windowSeconds: tokens,
+    },
   };
 }

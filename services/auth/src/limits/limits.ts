@@ -115,6 +115,7 @@ function groupsOf(outcome: Outcome, declared: readonly LimitName[]): Look[][] {
             takes: true,
           },
           { limit: "tokens-by-tenant", key: outcome.who.tenantId, takes: true },
+          { limit: "agent-tokens-by-tenant", key: outcome.who.tenantId, takes: true },
           ...fail(false),
         ],
       ];
@@ -150,7 +151,8 @@ function concernedBy(outcomes: readonly Outcome[], limit: LimitName, key: string
       continue;
     }
     const { tenantId, subject } = outcome.who;
-    if (limit === "tokens-by-tenant" && key === tenantId) return { tenantId, subject: `tenant:${tenantId}` };
+    const ofTenant = limit === "tokens-by-tenant" || limit === "agent-tokens-by-tenant";
+    if (ofTenant && key === tenantId) return { tenantId, subject: `tenant:${tenantId}` };
     if (limit === "tokens-by-principal" && key === `${tenantId}/${subject}`) return outcome.who;
   }
   return undefined;

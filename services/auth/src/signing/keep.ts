@@ -1,7 +1,7 @@
 import { prepareEvent } from "@muster/broker/prepare";
 import type { WorkContext } from "@muster/contracts/envelope";
 import { uuidv7 } from "@muster/contracts/ids";
-import { signingKeysChanged } from "@muster/contracts/signing-keys";
+import { signingKeysChanged, type SigningKeyKind } from "@muster/contracts/signing-keys";
 import type { Database, Tx } from "@muster/database/database";
 import { recordAudit } from "../audit/store.ts";
 import { newKeyPair, openedKey, sealedAnew } from "./key-pair.ts";
@@ -22,6 +22,7 @@ import {
 } from "./store.ts";
 
 export interface Keeping {
+  readonly kind: SigningKeyKind;
   readonly database: Pick<Database, "transaction">;
   readonly sealer: Sealer;
   /** Life of the tokens that this process signs. */
@@ -79,7 +80,7 @@ export async function sealAnew({
 
 async function takeStep({ database, ...keeping }: Keeping): Promise<KeyStep | undefined> {
   const look = async (tx: Tx) => {
-    const { keys, nowMs } = await findKeys(tx);
+    const { keys, nowMs } = await findKeys(tx, keeping.kind);
     return dueStep(keys.map(factsOf), nowMs, keeping.life);
   };
   // Most looks find nothing, and wait for nobody.
@@ -89,14 +90,19 @@ async function takeStep({ database, ...keeping }: Keeping): Promise<KeyStep | un
     const step = await look(tx);
     if (step === undefined) return undefined;
     await applyStep(tx, keeping, step, schedule);
-    await announce(tx, { correlationId: uuidv7() });
+    await announce(tx, keeping.kind, { correlationId: uuidv7() });
     return step;
   });
 }
 
 /** Tells every process that verifies of what this transaction has changed; goes out with its commit. */
-export async function announce(tx: Tx, context: WorkContext, revoked: readonly string[] = []): Promise<void> {
-  const { keys, nowMs } = await findKeys(tx);
+export async function announce(
+  tx: Tx,
+  kind: SigningKeyKind,
+  context: WorkContext,
+  revoked: readonly string[] = [],
+): Promise<void> {
+  const { keys, nowMs } = await findKeys(tx, kind);
   const active = keys.find(({ status }) => status === "active");
   if (active === undefined) throw new Error("no key signs");
   const published = keys
@@ -106,7 +112,7 @@ export async function announce(tx: Tx, context: WorkContext, revoked: readonly s
   tx.publish(
     prepareEvent(
       signingKeysChanged,
-      { active: active.kid, published, revoked: [...revoked], at: new Date(nowMs).toISOString() },
+      { kind, active: active.kid, published, revoked: [...revoked], at: new Date(nowMs).toISOString() },
       { context: { correlationId, causationId, traceparent } },
     ),
   );
@@ -115,15 +121,20 @@ export async function announce(tx: Tx, context: WorkContext, revoked: readonly s
 /** Under the lock. Throws when the key that is to sign cannot be opened: then the one before signs on. */
 export async function applyStep(
   tx: Tx,
-  { sealer, tokenTtlSeconds }: Pick<Keeping, "sealer" | "tokenTtlSeconds">,
+  { kind, sealer, tokenTtlSeconds }: Pick<Keeping, "kind" | "sealer" | "tokenTtlSeconds">,
   step: KeyStep,
   by: Actor,
 ): Promise<void> {
   const audit = (action: string, kid: string) =>
-    recordAudit(tx, { ...by, action: `signing-key.${action}`, subject: `signing-key:${kid}` });
+    recordAudit(tx, {
+      ...by,
+      action: `signing-key.${action}`,
+      subject: `signing-key:${kid}`,
+      details: { kind },
+    });
   if (step.kind === "make") {
     const made = await newKeyPair(sealer);
-    await insertKey(tx, made, { status: step.status, tokenTtlSeconds });
+    await insertKey(tx, made, { kind, status: step.status, tokenTtlSeconds });
     await audit("created", made.kid);
     if (step.status === "active") await audit("activated", made.kid);
   } else if (step.kind === "rotate") {

@@ -1,6 +1,7 @@
 import type { RequestContext } from "@muster/broker/broker";
 import { MusterError } from "@muster/contracts/errors";
-import type { SigningKeysView, SigningKeyView } from "@muster/contracts/signing-keys";
+import { signingKeyKinds } from "@muster/contracts/signing-keys";
+import type { SigningKeyKind, SigningKeysView, SigningKeyView } from "@muster/contracts/signing-keys";
 import type { Tx } from "@muster/database/database";
 import { recordAudit } from "../audit/store.ts";
 import { callerOf, changerOf, refuseUnlessOperator } from "../caller.ts";
@@ -8,10 +9,12 @@ import { announce, applyStep } from "./keep.ts";
 import type { Actor, Keeping } from "./keep.ts";
 import { askedRotation, dueStep, rotationOf } from "./life.ts";
 import type { LifeSettings } from "./life.ts";
-import { factsOf, findKeys, lockSigningKeys, rememberAsked, revokeKey } from "./store.ts";
+import { factsOf, findKeys, findKindOf, lockSigningKeys, rememberAsked, revokeKey } from "./store.ts";
 import type { KeyRow } from "./store.ts";
 
-export interface KeyRequestParts extends Keeping {
+export interface KeyRequestParts extends Omit<Keeping, "kind" | "tokenTtlSeconds"> {
+  /** Life of the tokens of each kind. */
+  readonly tokenTtlSeconds: Readonly<Record<SigningKeyKind, number>>;
   /** Its owners may do what is here. */
   readonly operatorTenantId: string;
 }
@@ -34,10 +37,11 @@ export async function listSigningKeys(
  */
 export async function rotateSigningKey(
   parts: KeyRequestParts,
+  kind: SigningKeyKind,
   context: RequestContext,
 ): Promise<SigningKeysView> {
   return await change(parts, context, async (tx, by) => {
-    const { keys, nowMs } = await findKeys(tx);
+    const { keys, nowMs } = await findKeys(tx, kind);
     const active = keys.find(({ status }) => status === "active");
     const asked = askedRotation(keys.map(factsOf), nowMs, parts.life);
     if (active === undefined || asked === "none") return;
@@ -47,7 +51,7 @@ export async function rotateSigningKey(
       action: "signing-key.rotation-asked",
       subject: `signing-key:${active.kid}`,
     });
-    if (await settle(tx, parts, by)) await announce(tx, context);
+    if (await settle(tx, keepingOf(parts, kind), by)) await announce(tx, kind, context);
   });
 }
 
@@ -61,7 +65,9 @@ export async function revokeSigningKey(
   context: RequestContext,
 ): Promise<SigningKeysView> {
   return await change(parts, context, async (tx, by) => {
-    const { keys } = await findKeys(tx);
+    const kind = await findKindOf(tx, kid);
+    if (kind === undefined) throw new MusterError("SIGNING_KEY_NOT_FOUND");
+    const { keys } = await findKeys(tx, kind);
     const key = keys.find((one) => one.kid === kid);
     if (key === undefined) throw new MusterError("SIGNING_KEY_NOT_FOUND");
     if (key.status === "revoked") return;
@@ -72,8 +78,8 @@ export async function revokeSigningKey(
       subject: `signing-key:${kid}`,
       details: { was: key.status },
     });
-    await settle(tx, parts, by);
-    await announce(tx, context, [kid]);
+    await settle(tx, keepingOf(parts, kind), by);
+    await announce(tx, kind, context, [kid]);
   });
 }
 
@@ -92,25 +98,38 @@ async function change(
 }
 
 /** Takes the steps that follow from a change, so that its commit leaves a key that signs and one that is next. */
-async function settle(tx: Tx, parts: KeyRequestParts, by: Actor): Promise<boolean> {
+async function settle(tx: Tx, parts: Omit<Keeping, "database">, by: Actor): Promise<boolean> {
   for (let taken = false; ; taken = true) {
-    const { keys, nowMs } = await findKeys(tx);
+    const { keys, nowMs } = await findKeys(tx, parts.kind);
     const step = dueStep(keys.map(factsOf), nowMs, parts.life);
     if (step === undefined || step.kind === "remove") return taken;
     await applyStep(tx, parts, step, by);
   }
 }
 
+const keepingOf = (parts: KeyRequestParts, kind: SigningKeyKind) => ({
+  ...parts,
+  kind,
+  tokenTtlSeconds: parts.tokenTtlSeconds[kind],
+});
+
 const listedMax = 200;
 
 async function viewOf(tx: Tx, life: LifeSettings): Promise<SigningKeysView> {
-  const { keys } = await findKeys(tx);
-  const rotatesAtMs = rotationOf(keys.map(factsOf), life);
+  const keys: KeyRow[] = [];
+  const rotates: Partial<Record<SigningKeyKind, string | null>> = {};
+  for (const kind of signingKeyKinds) {
+    const found = (await findKeys(tx, kind)).keys;
+    const rotatesAtMs = rotationOf(found.map(factsOf), life);
+    rotates[kind] = rotatesAtMs === undefined ? null : new Date(rotatesAtMs).toISOString();
+    keys.push(...found);
+  }
   const isRevoked = ({ status }: KeyRow) => status === "revoked";
   const listed = [...keys.filter((key) => !isRevoked(key)), ...keys.filter(isRevoked)].slice(0, listedMax);
   return {
     signing_keys: listed.map(keyViewOf),
-    rotates_at: rotatesAtMs === undefined ? null : new Date(rotatesAtMs).toISOString(),
+    rotates_at: rotates.access ?? null,
+    broker_rotates_at: rotates.broker ?? null,
   };
 }
 
@@ -118,6 +137,7 @@ function keyViewOf(row: KeyRow): SigningKeyView {
   const text = (at: Date | null) => at?.toISOString() ?? null;
   return {
     kid: row.kid,
+    kind: row.kind,
     alg: row.alg,
     status: row.status,
     created_at: row.created_at.toISOString(),

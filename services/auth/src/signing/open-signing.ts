@@ -35,7 +35,7 @@ export async function openSigning(o: SigningOptions): Promise<SigningKeys> {
   async function look(): Promise<void> {
     for (const { kind } of await keepKeys(o)) {
       changes.inc({ step: kind });
-      o.logger.info({ step: kind }, "signing keys changed");
+      o.logger.info({ kind: o.kind, step: kind }, "signing keys changed");
     }
   }
   const taken = openTaken(o);
@@ -43,11 +43,11 @@ export async function openSigning(o: SigningOptions): Promise<SigningKeys> {
   if (kids.length > 0) o.logger.info({ kids, sealed_with: o.sealer.id }, "signing keys were sealed anew");
   await look();
   const { kid } = await taken.current();
-  o.logger.info({ kid }, "signs with this key");
+  o.logger.info({ kind: o.kind, kid }, "signs with this key");
   const looking = repeat(look, o);
   return {
     async activeKid(tx) {
-      const kid = await findActiveKid(tx);
+      const kid = await findActiveKid(tx, o.kind);
       if (kid === undefined) throw new Error("no key signs");
       return kid;
     },
@@ -57,12 +57,12 @@ export async function openSigning(o: SigningOptions): Promise<SigningKeys> {
 }
 
 /** The key that this process signs with. It is known only once the row knows how long its tokens live. */
-function openTaken({ database, sealer, tokenTtlSeconds }: Keeping) {
+function openTaken({ kind, database, sealer, tokenTtlSeconds }: Keeping) {
   let known: SigningKey | undefined;
   let flight: Promise<SigningKey> | undefined;
 
   async function take(): Promise<SigningKey> {
-    const row = await database.transaction("system", (tx) => takeUpActive(tx, tokenTtlSeconds));
+    const row = await database.transaction("system", (tx) => takeUpActive(tx, kind, tokenTtlSeconds));
     if (row === undefined) throw new Error("no key signs");
     return (known = openedKey(row, sealer));
   }

@@ -1,5 +1,6 @@
 import { jwks } from "@muster/contracts/auth";
 import type { Jwks } from "@muster/contracts/auth";
+import { signingKeyKinds, type SigningKeyKind } from "@muster/contracts/signing-keys";
 import type { Tx } from "@muster/database/database";
 import { z } from "zod";
 import { keyStatuses, skewSeconds } from "./life.ts";
@@ -16,6 +17,7 @@ export type SealedKey = z.infer<typeof sealedRow>;
 
 const keyRow = z.object({
   kid: z.string(),
+  kind: z.enum(signingKeyKinds),
   alg: z.string(),
   status: z.enum(keyStatuses),
   created_at: z.date(),
@@ -28,16 +30,19 @@ const keyRow = z.object({
 export type KeyRow = z.infer<typeof keyRow>;
 
 const columns =
-  "kid, alg, status, created_at, activated_at, retired_at, verify_until, revoked_at, rotation_asked_at";
+  "kid, kind, alg, status, created_at, activated_at, retired_at, verify_until, revoked_at, rotation_asked_at";
 
 /** Every process that changes keys goes through this lock, to the end of its transaction. */
 export async function lockSigningKeys(tx: Tx): Promise<void> {
   await tx.query("SELECT pg_advisory_xact_lock(hashtextextended('muster.auth.signing-keys', 0))");
 }
 
-/** All keys, newest first, and the database's time. */
-export async function findKeys(tx: Tx): Promise<{ keys: KeyRow[]; nowMs: number }> {
-  const rows = await tx.query(`SELECT ${columns} FROM signing_keys ORDER BY created_at DESC, kid DESC`);
+/** All keys of one kind, newest first, and the database's time. */
+export async function findKeys(tx: Tx, kind: SigningKeyKind): Promise<{ keys: KeyRow[]; nowMs: number }> {
+  const rows = await tx.query(
+    `SELECT ${columns} FROM signing_keys WHERE kind = $1 ORDER BY created_at DESC, kid DESC`,
+    [kind],
+  );
   const [clock] = await tx.query<{ now: Date }>("SELECT clock_timestamp() AS now");
   if (clock === undefined) throw new Error("the database has no time");
   return { keys: rows.map((row) => keyRow.parse(row)), nowMs: clock.now.getTime() };
@@ -53,21 +58,33 @@ export const factsOf = (row: KeyRow): KeyFacts => ({
   revokedAtMs: row.revoked_at?.getTime() ?? null,
 });
 
-export async function findActiveKid(tx: Tx): Promise<string | undefined> {
-  const rows = await tx.query<{ kid: string }>("SELECT kid FROM signing_keys WHERE status = 'active'", [], {
-    name: "signing_keys_active",
-  });
+export async function findKindOf(tx: Tx, kid: string): Promise<SigningKeyKind | undefined> {
+  const rows = await tx.query("SELECT kind FROM signing_keys WHERE kid = $1", [kid]);
+  return rows[0] === undefined ? undefined : keyRow.pick({ kind: true }).parse(rows[0]).kind;
+}
+
+export async function findActiveKid(tx: Tx, kind: SigningKeyKind): Promise<string | undefined> {
+  const rows = await tx.query<{ kid: string }>(
+    "SELECT kid FROM signing_keys WHERE status = 'active' AND kind = $1",
+    [kind],
+    { name: "signing_keys_active" },
+  );
   return rows[0]?.kid;
 }
 
 /**
  * The active key, for one who is going to sign with it tokens of this life: whoever retires it waits for them.
  */
-export async function takeUpActive(tx: Tx, tokenTtlSeconds: number): Promise<SealedKey | undefined> {
+export async function takeUpActive(
+  tx: Tx,
+  kind: SigningKeyKind,
+  tokenTtlSeconds: number,
+): Promise<SealedKey | undefined> {
   const rows = await tx.query(
-    `UPDATE signing_keys SET token_ttl_seconds = greatest(token_ttl_seconds, $1) WHERE status = 'active'
+    `UPDATE signing_keys SET token_ttl_seconds = greatest(token_ttl_seconds, $2)
+      WHERE status = 'active' AND kind = $1
      RETURNING kid, public_jwk, private_sealed, sealed_with`,
-    [tokenTtlSeconds],
+    [kind, tokenTtlSeconds],
   );
   return rows[0] === undefined ? undefined : sealedRow.parse(rows[0]);
 }
@@ -100,15 +117,15 @@ export async function sealKey(tx: Tx, key: SealedKey): Promise<void> {
 export async function insertKey(
   tx: Tx,
   key: SealedKey,
-  o: { status: "active" | "next"; tokenTtlSeconds: number },
+  o: { kind: SigningKeyKind; status: "active" | "next"; tokenTtlSeconds: number },
 ): Promise<void> {
   await tx.query(
     `INSERT INTO signing_keys
-       (kid, alg, public_jwk, private_sealed, sealed_with, status, token_ttl_seconds, activated_at)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $6 = 'active' THEN clock_timestamp() END)`,
+       (kid, alg, public_jwk, private_sealed, sealed_with, kind, status, token_ttl_seconds, activated_at)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, CASE WHEN $7 = 'active' THEN clock_timestamp() END)`,
     [
       ...[key.kid, key.public_jwk.alg, JSON.stringify(key.public_jwk), key.private_sealed, key.sealed_with],
-      ...[o.status, o.tokenTtlSeconds],
+      ...[o.kind, o.status, o.tokenTtlSeconds],
     ],
   );
 }
@@ -157,11 +174,13 @@ export async function removeKeys(tx: Tx, kids: readonly string[]): Promise<void>
 }
 
 /** What verifies a token now: the active key, the next one, and retired ones whose tokens may still live. */
-export async function findPublished(tx: Tx): Promise<Jwks> {
+export async function findPublished(tx: Tx, kind: SigningKeyKind): Promise<Jwks> {
   const rows = await tx.query(
     `SELECT public_jwk FROM signing_keys
-      WHERE status IN ('next', 'active') OR (status = 'retired' AND verify_until > clock_timestamp())
+      WHERE kind = $1
+        AND (status IN ('next', 'active') OR (status = 'retired' AND verify_until > clock_timestamp()))
       ORDER BY created_at DESC LIMIT 20`,
+    [kind],
   );
   return { keys: rows.map((row) => z.object({ public_jwk: publicJwk }).parse(row).public_jwk) };
 }

@@ -1,5 +1,6 @@
 import type { Database } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
+import { prunePairing } from "../agents/store.ts";
 import { pruneLimits } from "../limits/store.ts";
 import { pruneRevocations } from "../revocations/store.ts";
 import { pruneFamilies } from "./store.ts";
@@ -20,7 +21,7 @@ export function openTokenPruner(o: {
 } {
   let closed = false;
   async function prune(): Promise<void> {
-    for (const some of [pruneLimits, pruneFamilies, pruneRevocations]) {
+    for (const some of [pruneLimits, pruneFamilies, pruneRevocations, prunePairing]) {
       for (let round = 0; round < roundsMax && !closed; round++) {
         if ((await o.database.transaction("system", (tx) => some(tx, limit))) < limit) break;
       }

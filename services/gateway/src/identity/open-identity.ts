@@ -1,10 +1,12 @@
 import type { Broker } from "@muster/broker/broker";
 import { authRequests } from "@muster/contracts/auth";
+import type { Jwks } from "@muster/contracts/auth";
 import { uuidv7 } from "@muster/contracts/ids";
 import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import { tokensRevoked } from "@muster/contracts/token-revocations";
 import { readTrusted } from "@muster/identity/claims";
 import { openVerifier } from "@muster/identity/verify";
+import type { Verifier } from "@muster/identity/verify";
 import type { Values } from "@muster/service/settings";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
@@ -22,6 +24,8 @@ export interface Identity {
   readonly apiKeys: ApiKeys;
   readonly identify: Identify;
   readonly keyDocument: KeyDocument;
+  /** For the broker, which verifies agents' tokens by it. */
+  readonly brokerKeyDocument: KeyDocument;
   close(): Promise<void>;
 }
 
@@ -58,42 +62,72 @@ export async function openIdentity(o: {
     logger,
     metrics,
   });
-  const keyDocument = new KeyDocument({
-    fetchKeys,
-    maxAgeMs: Math.min(30_000, keysMaxAgeMs),
-    publicMaxAgeMs: Math.min(300_000, keysMaxAgeMs),
-    staleMaxMs: 10 * 60_000,
-    now: Date.now,
-  });
-  const changed = (revoked: readonly string[]): void => {
-    verifier.keysChanged(revoked);
-    keyDocument.changed(revoked);
-    if (revoked.length > 0) apiKeys.forgetTokens();
-  };
-  const hearing = await broker.hear(signingKeysChanged, {
-    heard: ({ revoked }) => changed(revoked),
-    missed: () => changed([]),
-  });
-  const hearingRevocations = await broker.hear(tokensRevoked, {
-    heard: (revocation) => verifier.tokensRevoked(revocation),
-    missed: () => {
-      verifier.tokensRevoked();
-      apiKeys.forgetTokens();
-    },
-  });
+  const keyDocument = documentOf(fetchKeys, keysMaxAgeMs);
+  const brokerKeyDocument = documentOf(
+    () => ask(authRequests.getBrokerKeys, {}, newWork(), timeoutMs),
+    keysMaxAgeMs,
+  );
+  const hearing = await hearChanges(broker, { verifier, apiKeys, keyDocument, brokerKeyDocument });
   const verify = (token: string) => verifier.verify(token);
   return {
     ask: askAgain(config.AUTH_MODE === "shadow" ? askInShadow(ask, { logger, metrics }) : ask, apiKeys),
     apiKeys,
     identify: identifyBearer({ mode: config.AUTH_MODE, shadowTenantId, apiKeys, verify, logger, metrics }),
     keyDocument,
+    brokerKeyDocument,
     async close() {
       await hearing.close();
-      await hearingRevocations.close();
       await verifier.close();
     },
   };
 }
+
+/** What auth changes: its keys of either kind, and which tokens are void. */
+async function hearChanges(
+  broker: Pick<Broker, "hear">,
+  o: Pick<Identity, "apiKeys" | "keyDocument" | "brokerKeyDocument"> & {
+    readonly verifier: Pick<Verifier, "keysChanged" | "tokensRevoked">;
+  },
+): Promise<{ close(): Promise<void> }> {
+  const { verifier, apiKeys, keyDocument, brokerKeyDocument } = o;
+  const changed = (revoked: readonly string[]): void => {
+    verifier.keysChanged(revoked);
+    keyDocument.changed(revoked);
+    if (revoked.length > 0) apiKeys.forgetTokens();
+  };
+  const keys = await broker.hear(signingKeysChanged, {
+    heard: ({ kind, revoked }) => {
+      if (kind === "access") changed(revoked);
+      else brokerKeyDocument.changed(revoked);
+    },
+    missed: () => {
+      changed([]);
+      brokerKeyDocument.changed();
+    },
+  });
+  const revocations = await broker.hear(tokensRevoked, {
+    heard: (revocation) => verifier.tokensRevoked(revocation),
+    missed: () => {
+      verifier.tokensRevoked();
+      apiKeys.forgetTokens();
+    },
+  });
+  return {
+    async close() {
+      await keys.close();
+      await revocations.close();
+    },
+  };
+}
+
+const documentOf = (fetchKeys: () => Promise<Jwks>, keysMaxAgeMs: number): KeyDocument =>
+  new KeyDocument({
+    fetchKeys,
+    maxAgeMs: Math.min(30_000, keysMaxAgeMs),
+    publicMaxAgeMs: Math.min(300_000, keysMaxAgeMs),
+    staleMaxMs: 10 * 60_000,
+    now: Date.now,
+  });
 
 /** Work that no request caused: one answer serves many. */
 function newWork(): { context: { correlationId: string } } {

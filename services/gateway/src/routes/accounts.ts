@@ -60,7 +60,7 @@ function signingKeyHandlers({ ask }: Deps): Pick<All, SigningKeyRoutes> {
     },
 
     async rotateSigningKey(request) {
-      return { data: await ask(authRequests.rotateSigningKey, {}, request) };
+      return { data: await ask(authRequests.rotateSigningKey, request.query, request) };
     },
 
     async revokeSigningKey(request) {

@@ -5,7 +5,7 @@ import { uuid, uuidv7 } from "@muster/contracts/ids";
 import type { ReplyOf } from "@muster/contracts/define";
 import type { RouteReplyOf } from "@muster/contracts/route";
 import { routes } from "@muster/contracts/routes";
-import { tokenExchange } from "@muster/contracts/routes/tokens";
+import { jwtBearer, tokenExchange } from "@muster/contracts/routes/tokens";
 import { refreshTokenPattern, subjectTokenPattern } from "@muster/contracts/tokens";
 import type { Handlers, RouteRequest } from "@muster/http/handler";
 import type { Ask } from "../asking.ts";
@@ -35,6 +35,7 @@ export function tokenHandlers(deps: Deps): Own {
       const { grant_type, scope } = request.body;
       if (grant_type === "refresh_token") return { data: await refreshed(deps, request) };
       if (grant_type === tokenExchange) return { data: await foreign(deps, request) };
+      if (grant_type === jwtBearer) return { data: await byAssertion(deps, request) };
       if (grant_type === "client_credentials") return { data: await byClient(deps, request) };
       const key = await apiKeyOf(deps, request);
       return {
@@ -137,6 +138,21 @@ async function foreign(deps: Deps, { body, ...request }: TokenRequest): Promise<
   };
   const granted = await asked(deps.ask(authRequests.exchangeToken, payload, request, deps.authTimeoutMs));
   return { ...shown(granted), issued_token_type: "urn:ietf:params:oauth:token-type:access_token" };
+}
+
+/** An agent's: what it gets is for the broker, and of no use here. */
+async function byAssertion(deps: Deps, { body, ...request }: TokenRequest): Promise<Tokens> {
+  const { assertion = "" } = body;
+  if (!subjectTokenPattern.test(assertion)) throw new MusterError("INVALID_GRANT");
+  const payload = { assertion, ...from(request) };
+  const answer = await asked(deps.ask(authRequests.issueAgentTokens, payload, request, deps.authTimeoutMs));
+  const { tenant_id, access_token, expires_in_seconds, ...agent } = answer;
+  const subject = `agent:${agent.agent_id}`;
+  return {
+    ...{ access_token, token_type: "Bearer", expires_in_seconds },
+    principal: { tenant_id, subject, roles: [], permissions: [] },
+    agent,
+  };
 }
 
 function shown(granted: Granted): Tokens {

@@ -12,7 +12,7 @@ import { judgeClaim } from "./claim-policy.ts";
 import type { Claim } from "./claim-policy.ts";
 import type { ClaimTokens } from "./claim-tokens.ts";
 import type { LastSeen } from "./last-seen.ts";
-import { agentKeyOf, loadSessions, sessionFault } from "./sessions.ts";
+import { agentKeyOf, loadSessions, markUsed, sessionFault } from "./sessions.ts";
 import { doorbellsOf, loadParams, lockForClaims } from "./store-claim.ts";
 import type { ClaimRow } from "./store-claim.ts";
 import { renewLeases } from "./store-leases.ts";
@@ -66,10 +66,16 @@ export async function claimCommands(
 async function claimAll(tx: Tx, parts: ClaimParts, items: readonly Item[]) {
   const sessions = await loadSessions(tx, items.map(({ context }) => context)); // prettier-ignore
   const faults = items.map(({ context, payload }) =>
-    sessionFault(sessions.get(agentKeyOf(context)), payload.session),
+    sessionFault(sessions.get(agentKeyOf(context)), payload.session, context.epoch),
   );
   const pending = items.filter((_, at) => faults[at] === undefined).flatMap(pendingOf);
   if (pending.length === 0) return { faults, pending, params: new Map<string, string>() };
+  await markUsed(
+    tx,
+    items.flatMap(({ context }, at) =>
+      faults[at] === undefined ? (sessions.get(agentKeyOf(context)) ?? []) : [],
+    ),
+  );
   await judgeAll(tx, pending);
   await ringFirst(tx, pending);
   const granted = pending.filter((one) => one.outcome === "grant");

@@ -8,6 +8,7 @@ import type { Logger } from "@muster/telemetry/logger";
 import type { VmOpsMetrics } from "../metrics.ts";
 import { bindVms, lockSessions, pendingFor, writeSession } from "./store-hello.ts";
 import type { SessionForHello } from "./store-hello.ts";
+import { loadPaired, type PairedAgent } from "./pairing.ts";
 import { judgeHello } from "./session-policy.ts";
 import { agentKeyOf } from "./sessions.ts";
 
@@ -40,9 +41,17 @@ export async function greet(parts: HelloParts, items: readonly Item[]): Promise<
 async function greetAll(tx: Tx, heartbeatMs: number, items: readonly Item[]): Promise<Answer[]> {
   const answers: (Answer | undefined)[] = items.map(() => undefined);
   const generations = new Map<number, number>();
-  const known = await lockSessions(tx, items.map(({ context }) => context)); // prettier-ignore
+  const agents = items.map(({ context }) => context);
+  const paired = await loadPaired(tx, agents);
+  const known = await lockSessions(tx, agents);
   for (const [at, item] of items.entries()) {
     const key = agentKeyOf(item.context);
+    const pairing = paired.get(key);
+    const fault = pairingFault(pairing, item.context.epoch);
+    if (fault !== undefined) {
+      answers[at] = fault;
+      continue;
+    }
     const outcome = await openSession(tx, item, known.get(key));
     if (outcome instanceof MusterError) answers[at] = outcome;
     else {
@@ -58,7 +67,7 @@ async function greetAll(tx: Tx, heartbeatMs: number, items: readonly Item[]): Pr
       ),
     ).values(),
   ];
-  const vms = await bindVms(tx, greeted);
+  const vms = await bindVms(tx, greeted.map((item) => onlyItsOwn(item, paired))); // prettier-ignore
   const pending = await pendingFor(tx, greeted);
   for (const [at, generation] of generations) {
     const item = items[at];
@@ -74,6 +83,21 @@ async function greetAll(tx: Tx, heartbeatMs: number, items: readonly Item[]): Pr
     };
   }
   return answers.map((answer) => answer ?? new MusterError("INTERNAL"));
+}
+
+function pairingFault(known: PairedAgent | undefined, epoch: number): MusterError | undefined {
+  if (known === undefined || known.epoch < epoch) {
+    const text = "this agent is not paired, or its pairing is not known here yet";
+    return new MusterError("DEPENDENCY_UNAVAILABLE", text, { retryAfterMs: 1_000 });
+  }
+  const stands = known.state === "paired" && known.epoch === epoch;
+  return stands ? undefined : new MusterError("AGENT_REVOKED");
+}
+
+/** What an agent names beyond the VMs that it was paired for is nothing that it serves. */
+function onlyItsOwn({ context, payload }: Item, paired: ReadonlyMap<string, PairedAgent>) {
+  const own = paired.get(agentKeyOf(context))?.vmUuids;
+  return { context, payload: { vm_uuids: payload.vm_uuids.filter((vm) => own?.has(vm) === true) } };
 }
 
 async function openSession(

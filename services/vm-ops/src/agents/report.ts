@@ -57,7 +57,7 @@ export async function takeReports(
 async function takeAll(tx: Tx, parts: ReportParts, items: readonly Item[]) {
   const sessions = await loadSessions(tx, items.map(({ context }) => context)); // prettier-ignore
   const faults = items.map(({ context, payload }) =>
-    sessionFault(sessions.get(agentKeyOf(context)), payload.session),
+    sessionFault(sessions.get(agentKeyOf(context)), payload.session, context.epoch),
   );
   const keys = items
     .filter((_, at) => faults[at] === undefined)

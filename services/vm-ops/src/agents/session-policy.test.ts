@@ -10,6 +10,7 @@ const known: KnownSession = {
   journalSeq: 100,
   ageMs: 600_000,
   quarantineReason: null,
+  released: false,
 };
 const next: Hello = {
   sessionId: "018f0000-0000-7000-8000-000000000006",

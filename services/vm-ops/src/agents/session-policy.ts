@@ -8,6 +8,8 @@ export interface KnownSession {
   readonly journalSeq: number;
   readonly ageMs: number;
   readonly quarantineReason: string | null;
+  /** It was paired anew since. */
+  readonly released: boolean;
 }
 
 export interface Hello {
@@ -31,10 +33,14 @@ const overtakenMs = 120_000;
 /**
  * The newest session wins. A journal or a generation that runs backwards is a clone or a rolled-back snapshot; a new
  * journal that was never granted a session is a fresh installation, and also ends a quarantine. Session ids are
- * UUIDv7 of one host, so an older hello that arrives late is known by its id and harms nobody.
+ * UUIDv7 of one host, so an older hello that arrives late is known by its id and harms nobody. An agent that was paired
+ * anew is taken as it is: an operator has said which of two it is, and only that one has the new key.
  */
 export function judgeHello(known: KnownSession | undefined, hello: Hello): HelloVerdict {
   if (known === undefined) return { kind: "accepted", generation: hello.lastGeneration + 1 };
+  if (known.released) {
+    return { kind: "accepted", generation: Math.max(known.generation, hello.lastGeneration) + 1 };
+  }
   if (hello.journalId !== known.journalId) {
     if (hello.lastGeneration === 0) return { kind: "accepted", generation: known.generation + 1 };
     const reason = `its journal is not the one that is known, yet it was granted session ${hello.lastGeneration}`;

@@ -15,7 +15,7 @@ type HelloPayload = PayloadOf<typeof agentHello>;
 export type SessionForHello = KnownSession;
 
 const sessionColumns = `s.tenant_id, s.agent_id, s.generation, s.used_generation, s.session_id, s.journal_id,
-  s.journal_seq, s.quarantine_reason,
+  s.journal_seq, s.quarantine_reason, s.released,
   (extract(epoch FROM clock_timestamp() - s.started_at) * 1000)::float8 AS age_ms`;
 
 interface Row {
@@ -27,6 +27,7 @@ interface Row {
   readonly journal_id: string;
   readonly journal_seq: number;
   readonly quarantine_reason: string | null;
+  readonly released: boolean;
   readonly age_ms: number;
 }
 
@@ -38,6 +39,7 @@ const sessionOf = (row: Row): SessionForHello => ({
   journalSeq: row.journal_seq,
   ageMs: row.age_ms,
   quarantineReason: row.quarantine_reason,
+  released: row.released,
 });
 
 /** Locks what is known of these agents, in one order for everybody. */
@@ -88,7 +90,7 @@ const writeText = `INSERT INTO agent_sessions AS s (tenant_id, agent_id, generat
     actions = excluded.actions, last_seen_at = now(),
     online_since = CASE WHEN s.online AND NOT $13::boolean THEN s.online_since ELSE now() END, online = true,
     quarantined_at = CASE WHEN $12::text IS NULL THEN NULL ELSE coalesce(s.quarantined_at, now()) END,
-    quarantine_reason = $12
+    quarantine_reason = $12, released = s.released AND $12::text IS NOT NULL
   WHERE s.generation = $14
   RETURNING ${sessionColumns}`;
 

@@ -62,7 +62,11 @@ async function takeAll(tx: Tx, { tokens }: OutputParts, items: readonly Item[]):
   const keys = new Map<string, StreamKey>();
   let stale = 0;
   const judged = items.map((item) => {
-    const fault = sessionFault(sessions.get(agentKeyOf(item.context)), item.payload.session);
+    const fault = sessionFault(
+      sessions.get(agentKeyOf(item.context)),
+      item.payload.session,
+      item.context.epoch,
+    );
     if (fault !== undefined) return fault;
     return item.payload.chunks.map((chunk) => {
       const key = keyOfChunk(item.context.tenantId, chunk);

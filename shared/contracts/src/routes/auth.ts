@@ -14,7 +14,8 @@ import { keySecret } from "../auth.ts";
 import { uuid } from "../ids.ts";
 import { principal } from "../principal.ts";
 import { defineRoute, pageFields } from "../route.ts";
-import { kid, signingKeysView } from "../signing-keys.ts";
+import { kid, signingKeyKind, signingKeysView } from "../signing-keys.ts";
+import { agentRoutes } from "./agents.ts";
 import { issuerRoutes } from "./issuers.ts";
 import { tokenRoutes } from "./tokens.ts";
 
@@ -106,6 +107,9 @@ const signingKeyRoutes = {
       "Let the next key sign as soon as it has been published for long enough: now, or at `rotates_at`. Again is harmless.",
     tag: "auth",
     access: "owner",
+    query: z.strictObject({
+      kind: signingKeyKind.default("access").describe("Which kind of token the key signs."),
+    }),
     status: 200,
     reply: signingKeysView,
     codes: [],
@@ -279,5 +283,6 @@ export const authRoutes = {
   ...userRoutes,
   ...serviceAccountRoutes,
   ...issuerRoutes,
+  ...agentRoutes,
   ...tokenRoutes,
 } as const;

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { tenantId, timestamp, uuid } from "../ids.ts";
 import { principal } from "../principal.ts";
+import { agentTokens } from "../pairing.ts";
 import { defineRoute } from "../route.ts";
 import { scope, subjectTokenCharsMax, subjectTokenTypes, tokenLimits, tokenRequests } from "../tokens.ts";
 
@@ -11,18 +12,22 @@ const tokenBytesMax = 8 * 1024 + subjectTokenCharsMax;
 /** RFC 8693. */
 export const tokenExchange = "urn:ietf:params:oauth:grant-type:token-exchange";
 const accessTokenUrn = "urn:ietf:params:oauth:token-type:access_token";
-const tokenGrants = ["client_credentials", "refresh_token", tokenExchange] as const;
+/** RFC 7523. */
+export const jwtBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+const tokenGrants = ["client_credentials", "refresh_token", tokenExchange, jwtBearer] as const;
 
 const needed = {
   client_credentials: [],
   refresh_token: ["refresh_token"],
   [tokenExchange]: ["subject_token", "subject_token_type"],
+  [jwtBearer]: ["assertion"],
   none: [],
 } as const;
 const allowed = {
   client_credentials: ["client_id", "client_secret", "scope"],
   refresh_token: ["refresh_token", "scope"],
   [tokenExchange]: ["subject_token", "subject_token_type", "requested_token_type", "audience", "scope"],
+  [jwtBearer]: ["assertion"],
   none: ["scope"],
 } as const;
 
@@ -52,6 +57,13 @@ const tokenBody = z
     audience: tenantId
       .optional()
       .describe("The tenant that is meant; needed where several trust the issuer for the same tokens."),
+    assertion: z
+      .string()
+      .max(4_096)
+      .optional()
+      .describe(
+        "An agent's: a JWS by the key it was paired with, aud `muster:token`, sub its id, of use once.",
+      ),
     scope: scope
       .optional()
       .describe(
@@ -76,7 +88,7 @@ export const tokenRoutes = {
     method: "POST",
     path: `${api}/auth/token`,
     summary:
-      "A short-lived access token for an API key sent as the bearer, client credentials, a refresh token or a trusted issuer's token.",
+      "A short-lived access token for an API key sent as the bearer, client credentials, a refresh token, a trusted issuer's token or an agent's assertion.",
     tag: "auth",
     access: "credentials",
     limits: tokenLimits,
@@ -97,6 +109,10 @@ export const tokenRoutes = {
         .optional()
         .describe("Instead of the one before, which ends with its first use."),
       refresh_expires_at: timestamp.optional(),
+      agent: agentTokens
+        .pick({ agent_id: true, epoch: true, vm_uuids: true, login_token: true, broker_url: true })
+        .optional()
+        .describe("For an agent's assertion: the access token is the broker's, and so is this."),
     }),
     codes: ["INVALID_CLIENT", "INVALID_GRANT", "INVALID_SCOPE"],
   }),
