@@ -2,6 +2,7 @@ import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
+import { brokerLogins } from "./broker-logins.ts";
 import { httpDocuments } from "./http-documents.ts";
 import { meshDocuments, type GeneratedFile } from "./mesh-documents.ts";
 import { serviceDocuments } from "./service-documents.ts";
@@ -11,7 +12,12 @@ const repository = fileURLToPath(new URL("../../../../", import.meta.url));
 function allFiles(): GeneratedFile[] {
   const packageFile: unknown = JSON.parse(readFileSync(join(repository, "package.json"), "utf8"));
   const { version } = z.object({ version: z.string() }).parse(packageFile);
-  return [...meshDocuments(repository, version), ...httpDocuments(version), ...serviceDocuments()];
+  return [
+    ...meshDocuments(repository, version),
+    ...httpDocuments(version),
+    ...serviceDocuments(),
+    brokerLogins(),
+  ];
 }
 
 function textOf(path: string): string | undefined {
