@@ -157,13 +157,17 @@ describe("a signing key that is revoked under load", function () {
   it("signs for nobody any more within moments, and costs no caller with an API key more than a retry", async () => {
     const { token } = await newToken(system);
     const revoked = kidOf(token);
-    const verifiers: Record<string, () => Promise<boolean>> = {
-      gateway: async () => (await look(system.gatewayUrl, token, "list")).status === 401,
-      auth: async () => refused(await codeOnMesh(token, authRequests.listTenants, { limit: 1 })),
-      "vm-ops": async () => refused(await codeOnMesh(token, vmOpsRequests.getVm, { vm_uuid: vm })),
-      reliability: async () => refused(await codeOnMesh(token, reliabilityRequests.listAgents, { limit: 1 })),
+    // Behind the gateway no access token is taken at all, whatever signed it.
+    const owners: Record<string, () => Promise<string>> = {
+      auth: () => codeOnMesh(token, authRequests.listTenants, { limit: 1 }),
+      "vm-ops": () => codeOnMesh(token, vmOpsRequests.getVm, { vm_uuid: vm }),
+      reliability: () => codeOnMesh(token, reliabilityRequests.listAgents, { limit: 1 }),
     };
-    for (const [name, refuses] of Object.entries(verifiers)) expect(await refuses(), name).to.equal(false);
+    for (const [name, code] of Object.entries(owners)) {
+      expect(await code(), name).to.equal("INVALID_OR_MISSING_BEARER_TOKEN");
+    }
+    const refuses = async () => (await look(system.gatewayUrl, token, "list")).status === 401;
+    expect(await refuses()).to.equal(false);
     const stops = kinds.map((what) =>
       keepLooking(() => look(system.gatewayUrl, system.apiKey, what, vm), 20),
     );
@@ -174,18 +178,11 @@ describe("a signing key that is revoked under load", function () {
     const sentMs = performance.now();
     await system.client.revokeSigningKey({ params: { kid: revoked } });
     const answeredMs = performance.now();
-    const took = await Promise.all(
-      Object.entries(verifiers).map(async ([name, refuses]) => {
-        await eventually(refuses, 30_000);
-        return `${name} ${Math.round(performance.now() - sentMs)} ms`;
-      }),
-    );
+    await eventually(refuses, 30_000);
+    const tookMs = Math.round(performance.now() - sentMs);
     const answered = Math.round(answeredMs - sentMs);
-    process.stdout.write(`      answered after ${answered} ms; refused after: ${took.join(", ")}\n`);
-    // Once refused, by every process of a service: auth has two.
-    for (let n = 0; n < 20; n++) {
-      for (const [name, refuses] of Object.entries(verifiers)) expect(await refuses(), name).to.equal(true);
-    }
+    process.stdout.write(`      answered after ${answered} ms; refused after ${tookMs} ms\n`);
+    for (let n = 0; n < 200; n++) expect(await refuses()).to.equal(true);
     expect(kidOf((await newToken(system)).token)).to.equal((await keysOf(system)).active);
     const document = keySet.parse(await (await fetch(`${system.gatewayUrl}/.well-known/jwks.json`)).json());
     expect(document.keys.map(({ kid }) => kid)).to.not.include(revoked);
@@ -194,8 +191,3 @@ describe("a signing key that is revoked under load", function () {
     expect(seen.length).to.be.greaterThan(20);
   });
 });
-
-const refused = (code: string): boolean => {
-  if (code !== "accepted" && code !== "INVALID_OR_MISSING_BEARER_TOKEN") throw new Error(code);
-  return code !== "accepted";
-};

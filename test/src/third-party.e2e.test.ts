@@ -2,10 +2,12 @@ import { execFile, spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { urlFor } from "@muster/broker/users";
+import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { after, before, describe, it } from "mocha";
 import { expect } from "chai";
 import { repository } from "./processes.ts";
 import { shell } from "./following.ts";
+import { openMeshCaller, type MeshCaller } from "./mesh-caller.ts";
 import { openSystem, type System } from "./system.ts";
 
 const run = promisify(execFile);
@@ -16,6 +18,7 @@ describe("a peer in Python that knows only the AsyncAPI document", function () {
   this.timeout(90_000);
   let system: System;
   let vm: string;
+  let caller: MeshCaller;
 
   before(async function () {
     if (!hasPika) {
@@ -24,10 +27,14 @@ describe("a peer in Python that knows only the AsyncAPI document", function () {
       this.skip();
     }
     system = await openSystem();
+    caller = await openMeshCaller(system.vhost);
     vm = await system.registerVm();
     await system.startAgent({ vmUuids: [vm], name: "agent" });
   });
-  after(async () => await system?.close());
+  after(async () => {
+    await caller?.close();
+    await system?.close();
+  });
 
   async function peer(identity: string, data: unknown): Promise<unknown[]> {
     const { stdout } = await run(python, [
@@ -47,8 +54,11 @@ describe("a peer in Python that knows only the AsyncAPI document", function () {
   }
 
   it("publishes a request, gets its reply, and consumes the event that follows", async () => {
-    const { data } = await system.client.exchangeApiKey();
-    const [reply, event] = await peer(data.access_token, { command: shell(vm, "exit 4") });
+    const { data } = await system.client.whoami();
+    const { tenant_id, subject, roles, permissions } = data;
+    const who = { tenant_id, subject, roles, permissions };
+    const identity = await caller.tokenFor(who, vmOpsRequests.acceptCommand);
+    const [reply, event] = await peer(identity, { command: shell(vm, "exit 4") });
     expect(reply).to.have.property("ok", true);
     expect(event).to.have.nested.property("data.exit_code", 4);
     expect(event).to.have.nested.property("data.state", "failed");

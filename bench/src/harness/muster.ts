@@ -1,12 +1,6 @@
-import { createHash } from "node:crypto";
-import { openBroker } from "@muster/broker/broker";
-import { authRequests } from "@muster/contracts/auth";
-import { uuidv7 } from "@muster/contracts/ids";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
-import { openLogger } from "@muster/telemetry/logger";
-import { createMetrics } from "@muster/telemetry/metrics";
+import { openMeshCaller } from "@muster/test/mesh-caller";
 import { openSystem } from "@muster/test/system";
-import { loginName } from "@muster/contracts/senders";
 import { Pool } from "pg";
 import { z } from "zod";
 import { openClock, pass } from "./clock.ts";
@@ -47,12 +41,9 @@ export async function openMuster(o: { vms: number; payload: string }): Promise<M
     max: 2,
     options: "-c search_path=vm_ops",
   });
-  const registry = createMetrics({ service: "bench" });
-  const logger = openLogger({ service: "bench", level: "warn" });
-  const url = await system.vhost.urlAs(loginName("gateway"));
-  const broker = await openBroker({ url, name: "bench", logger, metrics: registry });
+  const caller = await openMeshCaller(system.vhost);
   const close = async (): Promise<void> => {
-    await broker.close();
+    await caller.close();
     await database.end();
     await system.close();
   };
@@ -63,22 +54,17 @@ export async function openMuster(o: { vms: number; payload: string }): Promise<M
       vmUuids,
       env: { ...production("agent"), MUSTER_AGENT_DRIVERS: "echo" },
     });
-    const [, prefix = ""] = system.apiKey.split("_");
-    const asked = { prefix, key_sha256: createHash("sha256").update(system.apiKey).digest("hex") };
-    const exchanged = await broker.request(authRequests.exchangeApiKey, asked, { correlationId: uuidv7() });
-    const token = exchanged.access_token;
+    // By HTTP the caller brings an access token; the mesh sees the asker's own, for each request.
+    const token = (await system.client.exchangeApiKey()).data.access_token;
+    const { tenant_id, subject, roles, permissions } = (await system.client.whoami()).data;
+    const who = { tenant_id, subject, roles, permissions };
     const commandFor = (n: number) => ({
       vm_uuid: vmUuids[n % vmUuids.length]!,
       action: "script" as const,
       params: { interpreter: "sh", text: o.payload },
     });
     const accept = async (n: number): Promise<string> => {
-      const context = { correlationId: uuidv7(), identity: token };
-      const { command } = await broker.request(
-        vmOpsRequests.acceptCommand,
-        { command: commandFor(n) },
-        context,
-      );
+      const { command } = await caller.ask(vmOpsRequests.acceptCommand, { command: commandFor(n) }, who);
       return command.id;
     };
     const count = async (where: string): Promise<number> => {

@@ -1,14 +1,8 @@
-import { createHash } from "node:crypto";
-import { openBroker } from "@muster/broker/broker";
-import { authRequests } from "@muster/contracts/auth";
-import { uuidv7 } from "@muster/contracts/ids";
 import { vmQueue } from "@muster/contracts/topology";
 import { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { openAdmin, type Admin } from "@muster/database/admin";
-import { openLogger } from "@muster/telemetry/logger";
-import { createMetrics } from "@muster/telemetry/metrics";
-import { openSystem, type System } from "@muster/test/system";
-import { loginName } from "@muster/contracts/senders";
+import { openMeshCaller } from "@muster/test/mesh-caller";
+import { openSystem } from "@muster/test/system";
 import { pass } from "../harness/clock.ts";
 import { median } from "../harness/figure.ts";
 import { inParallel, oneAfterAnother } from "./loops.ts";
@@ -38,11 +32,9 @@ export async function openFleet(vms: number, type: QueueType): Promise<Fleet> {
   });
   const admin = await openAdmin(system.adminDatabaseUrl);
   await admin.run("SET search_path = vm_ops");
-  const metrics = createMetrics({ service: "bench" });
-  const logger = openLogger({ service: "bench", level: "warn" });
-  const url = await system.vhost.urlAs(loginName("gateway"));
-  const broker = await openBroker({ url, name: "bench", logger, metrics });
-  const identity = await tokenOf(system, broker);
+  const caller = await openMeshCaller(system.vhost);
+  const { tenant_id, subject, roles, permissions } = (await system.client.whoami()).data;
+  const who = { tenant_id, subject, roles, permissions };
   // Nothing but the way of a command: no sweeps, no audits, no HTTP.
   await system.services.gateway.stop();
   await system.services.reliability.stop();
@@ -51,8 +43,7 @@ export async function openFleet(vms: number, type: QueueType): Promise<Fleet> {
   const vmUuids: string[] = [];
   await inParallel(vms, registrationsAtOnce, async (n) => {
     const vm = { name: `vm-${n}`, concurrency: 1, labels: {} };
-    const context = { correlationId: uuidv7(), identity };
-    const registered = await broker.request(vmOpsRequests.registerVm, { vm }, context, { timeoutMs: 60_000 });
+    const registered = await caller.ask(vmOpsRequests.registerVm, { vm }, who, { timeoutMs: 60_000 });
     vmUuids.push(registered.vm.vm_uuid);
   });
   await allHaveQueues(admin);
@@ -61,12 +52,7 @@ export async function openFleet(vms: number, type: QueueType): Promise<Fleet> {
   const accept = async (): Promise<void> => {
     const vm_uuid = vmUuids[next++ % vms]!;
     const params = { interpreter: "sh", text: "#".repeat(500) };
-    const context = { correlationId: uuidv7(), identity };
-    await broker.request(
-      vmOpsRequests.acceptCommand,
-      { command: { vm_uuid, action: "script", params } },
-      context,
-    );
+    await caller.ask(vmOpsRequests.acceptCommand, { command: { vm_uuid, action: "script", params } }, who);
   };
   return {
     vms,
@@ -90,18 +76,11 @@ export async function openFleet(vms: number, type: QueueType): Promise<Fleet> {
       return (latencies.length * 1_000) / spanMs;
     },
     async close() {
-      await broker.close();
+      await caller.close();
       await admin.close();
       await system.close();
     },
   };
-}
-
-async function tokenOf(system: System, broker: Awaited<ReturnType<typeof openBroker>>): Promise<string> {
-  const [, prefix = ""] = system.apiKey.split("_");
-  const asked = { prefix, key_sha256: createHash("sha256").update(system.apiKey).digest("hex") };
-  const answer = await broker.request(authRequests.exchangeApiKey, asked, { correlationId: uuidv7() });
-  return answer.access_token;
 }
 
 async function until(admin: Admin, left: string): Promise<void> {

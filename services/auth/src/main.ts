@@ -7,7 +7,7 @@ import type { Database } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
 import { hearIssuer } from "@muster/identity/hear-issuer";
 import { announceMode } from "@muster/identity/mode";
-import { openVerifier } from "@muster/identity/verify";
+import { openMeshVerifier } from "@muster/identity/mesh-verify";
 import { startService } from "@muster/service/start";
 import type { ServiceContext } from "@muster/service/start";
 import type { Logger } from "@muster/telemetry/logger";
@@ -20,7 +20,8 @@ import { networksOf } from "./issuers/addresses.ts";
 import { exchangesOf } from "./issuers/exchange.ts";
 import { IssuerKeys } from "./issuers/keys.ts";
 import { boundsOf } from "./limits/bounds.ts";
-import { openAuth, published } from "./open-auth.ts";
+import { findMeshKeys } from "./mesh-keys/register.ts";
+import { openAuth } from "./open-auth.ts";
 import { listRevocations, openRevocationTeller } from "./revocations/tell.ts";
 import { openSigning } from "./signing/open-signing.ts";
 import { sealerOf } from "./signing/sealed.ts";
@@ -49,8 +50,9 @@ await startService({ name: "auth", settings, env: process.env, argv: process.arg
   );
   const verifier = service.own(
     "verifier",
-    openVerifier({
-      fetchKeys: () => published(database, "access"),
+    openMeshVerifier({
+      service: "auth",
+      fetchKeys: () => database.transaction("system", findMeshKeys, { readOnly: true }),
       fetchRevocations: (page) => listRevocations(database, page),
       mode: config.AUTH_MODE,
       shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,

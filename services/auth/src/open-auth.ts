@@ -29,6 +29,7 @@ import type { ExternalDeps } from "./issuers/exchange.ts";
 import { createIssuer, getIssuer, listIssuers, removeIssuer } from "./issuers/manage.ts";
 import type { Bounds } from "./limits/bounds.ts";
 import { Limits } from "./limits/limits.ts";
+import { findMeshKeys, registerMeshKey } from "./mesh-keys/register.ts";
 import { listRevocations } from "./revocations/tell.ts";
 import { Minter } from "./signing/minter.ts";
 import { listSigningKeys, revokeSigningKey, rotateSigningKey } from "./signing/manage.ts";
@@ -82,6 +83,8 @@ export async function openAuth(o: AuthOptions): Promise<void> {
     exchangeApiKey: exchangeApiKeys(tokens),
     getKeys: () => published(database, "access"),
     getBrokerKeys: () => published(database, "broker"),
+    registerMeshKey: (payload, context) => registerMeshKey(database, payload, context),
+    getMeshKeys: () => database.transaction("system", findMeshKeys, { readOnly: true }),
     ...keyHandlers(database),
     ...signingKeyHandlers(o),
     ...accountHandlers(database),

@@ -12,13 +12,19 @@ import type { PreparedMessage } from "@muster/contracts/message";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
 import type { Role } from "@muster/contracts/principal";
 import { loginName } from "@muster/contracts/senders";
+import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import type { SigningKeyKind } from "@muster/contracts/signing-keys";
+import { tokensRevoked } from "@muster/contracts/token-revocations";
 import { topologyOf } from "@muster/contracts/topology";
 import { openDatabase } from "@muster/database/database";
 import type { Database } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
+import { readTrusted } from "@muster/identity/claims";
 import { hearIssuer } from "@muster/identity/hear-issuer";
+import { openMeshSigner } from "@muster/identity/mesh-signer";
+import { openMeshVerifier } from "@muster/identity/mesh-verify";
 import { openVerifier } from "@muster/identity/verify";
+import type { Verifier } from "@muster/identity/verify";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { setupDatabase } from "@muster/testing/database";
@@ -32,6 +38,7 @@ import { blockListOf } from "../src/issuers/addresses.ts";
 import { exchangesOf } from "../src/issuers/exchange.ts";
 import { IssuerKeys } from "../src/issuers/keys.ts";
 import type { Bounds } from "../src/limits/bounds.ts";
+import { findMeshKeys } from "../src/mesh-keys/register.ts";
 import { openAuth, published } from "../src/open-auth.ts";
 import type { AuthOptions } from "../src/open-auth.ts";
 import type { Keeping } from "../src/signing/keep.ts";
@@ -133,6 +140,12 @@ export interface Setup {
     contract: C,
     payload: PayloadInputOf<C>,
   ): Promise<ReplyOf<C>>;
+  /** The same by a gateway that took the token some time ago and has heard of nothing since. */
+  unheard<C extends RequestContract>(
+    token: string,
+    contract: C,
+    payload: PayloadInputOf<C>,
+  ): Promise<ReplyOf<C>>;
   /** A token by the key that signs, whatever its claims. */
   sign(claims: Claims): Promise<string>;
   close(): Promise<void>;
@@ -157,18 +170,29 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
   const shadowTenantId = "shadow-tenant";
   const fetchKeys = () => published(database, "access");
   const fetchRevocations = (page: { limit: number; cursor?: string }) => listRevocations(database, page);
-  const verifying = { fetchKeys, fetchRevocations, shadowTenantId, logger, metrics };
-  const verifier = openVerifier({ ...verifying, mode: "enforced" });
-  const identify = (token: string | undefined) => verifier.verify(token);
+  const verifying = { fetchRevocations, mode: "enforced", shadowTenantId, logger } as const;
+  const verifier = openVerifier({ ...verifying, fetchKeys, metrics });
+  const mesh = openMeshVerifier({
+    ...{ ...verifying, service: "auth", metrics: createMetrics({ service: "auth" }) },
+    fetchKeys: () => database.transaction("system", findMeshKeys, { readOnly: true }),
+  });
   const url = await vhost.urlAs(loginName("auth"));
-  const broker = await openBroker({ url, name: "auth", service: "auth", identify, logger, metrics });
+  const broker = await openBroker({
+    url,
+    name: "auth",
+    service: "auth",
+    identify: mesh.verify,
+    logger,
+    metrics,
+  });
   const gatewayUrl = await vhost.urlAs(loginName("gateway"));
   const asker = await openBroker({ url: gatewayUrl, name: "gateway", service: "gateway", logger, metrics });
   const tenants = { operatorTenantId: "default" };
   const signing = await openReplica(database);
   const publish = (message: PreparedMessage) => broker.publish(message);
   const relay = await openOutboxRelay({ database, publish, logger, metrics });
-  await hearIssuer(broker, verifier);
+  await hearIssuer(broker, mesh);
+  await hearAsGateway(asker, verifier);
   const sealer = sealerOf(keyEncryptionKey);
   const keeping: Keeping = { kind: "access", database, sealer, tokenTtlSeconds: 600, life };
   const agents = await agentParts(database, vhost);
@@ -177,6 +201,11 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
   await openAuth({
     ...{ database, broker, signing, keeping: { ...keeping, tokenTtlSeconds }, ...tenants, refreshLife },
     ...{ external, agents: agents.agents, bounds, logger, metrics },
+  });
+  const signer = openMeshSigner({
+    service: "gateway",
+    register: (key) => asker.request(authRequests.registerMeshKey, key, context),
+    ...{ logger, metrics: createMetrics({ service: "gateway" }) },
   });
   return {
     postgres,
@@ -191,7 +220,19 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
       const key_sha256 = createHash("sha256").update(key).digest("hex");
       return asker.request(authRequests.exchangeApiKey, { prefix, key_sha256 }, context);
     },
-    as: (token, contract, payload) => asker.request(contract, payload, { ...context, identity: token }),
+    async as(token, contract, payload) {
+      if (token === undefined) return asker.request(contract, payload, context);
+      // As the gateway does: the token is looked at there, and the mesh sees one for this request.
+      const principal = await verifier.verify(token);
+      const { origin } = readTrusted(token);
+      const identity = await signer.mint({ principal, origin: () => origin }, contract);
+      return asker.request(contract, payload, { ...context, identity });
+    },
+    async unheard(token, contract, payload) {
+      const { principal, origin } = readTrusted(token);
+      const identity = await signer.mint({ principal, origin: () => origin }, contract);
+      return asker.request(contract, payload, { ...context, identity });
+    },
     async sign(claims) {
       const key = await signing.keyOf(await database.transaction("system", signing.activeKid));
       const nowSeconds = Math.floor(Date.now() / 1_000);
@@ -210,13 +251,29 @@ export async function setup({ bounds = wideBounds }: { bounds?: Bounds } = {}): 
       await agents.close();
       await signing.close();
       await relay.close();
+      await signer.close();
       await asker.close();
       await broker.close();
       await verifier.close();
+      await mesh.close();
       await database.close();
       await Promise.all([postgres.destroy(), vhost.destroy()]);
     },
   };
+}
+
+/** A gateway's verifier is told of what it verifies by. */
+async function hearAsGateway(asker: Broker, verifier: Verifier): Promise<void> {
+  await asker.hear(signingKeysChanged, {
+    heard: ({ kind, revoked }) => {
+      if (kind === "access") verifier.keysChanged(revoked);
+    },
+    missed: () => verifier.keysChanged(),
+  });
+  await asker.hear(tokensRevoked, {
+    heard: (revocation) => verifier.tokensRevoked(revocation),
+    missed: () => verifier.tokensRevoked(),
+  });
 }
 
 export async function codeOf(work: Promise<unknown>): Promise<string> {

@@ -4,11 +4,12 @@ import { signingKeysChanged } from "@muster/contracts/signing-keys";
 import type { SigningKeysView } from "@muster/contracts/signing-keys";
 import { loginName } from "@muster/contracts/senders";
 import { openBroker } from "@muster/broker/broker";
-import { openVerifier } from "@muster/identity/verify";
+import { openMeshVerifier } from "@muster/identity/mesh-verify";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 import { expect } from "chai";
 import { decodeProtectedHeader } from "jose";
-import { openAuth, published } from "../src/open-auth.ts";
+import { findMeshKeys } from "../src/mesh-keys/register.ts";
+import { openAuth } from "../src/open-auth.ts";
 import { keepKeys } from "../src/signing/keep.ts";
 import { listRevocations } from "../src/revocations/tell.ts";
 import {
@@ -76,14 +77,15 @@ describe("requests about signing keys", function () {
 
   it("rotate once for any number that ask two processes at once, and again", async () => {
     const database = await open(s.postgres.urlFor("auth"));
-    const verifier = openVerifier({
-      fetchKeys: () => published(database, "access"),
+    const verifier = openMeshVerifier({
+      service: "auth",
+      fetchKeys: () => database.transaction("system", findMeshKeys, { readOnly: true }),
       fetchRevocations: (page) => listRevocations(database, page),
       ...{ mode: "enforced", shadowTenantId: "shadow-tenant", logger, metrics },
     });
     const broker = await openBroker({
       ...{ url: await s.vhost.urlAs(loginName("auth")), name: "auth-2", service: "auth", logger, metrics },
-      identify: (one) => verifier.verify(one),
+      identify: verifier.verify,
     });
     const signing = await openReplica(database);
     const agents = await agentParts(database, s.vhost);

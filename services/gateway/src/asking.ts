@@ -3,6 +3,10 @@ import { apiKeyPattern } from "@muster/contracts/auth";
 import type { PayloadInputOf, ReplyOf, RequestContract } from "@muster/contracts/define";
 import type { WorkContext } from "@muster/contracts/envelope";
 import { MusterError } from "@muster/contracts/errors";
+import type { Principal } from "@muster/contracts/principal";
+import { readTrusted } from "@muster/identity/claims";
+import type { MeshSigner } from "@muster/identity/mesh-signer";
+import { vouching } from "@muster/identity/vouch";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
 import { Sparing } from "@muster/telemetry/sparing";
@@ -11,6 +15,8 @@ import type { ApiKeys } from "./identity/api-keys.ts";
 export interface Asked {
   readonly context: WorkContext;
   readonly signal?: AbortSignal;
+  /** For whom it is asked. */
+  readonly principal?: Principal | undefined;
   /** What the caller sent; undefined where nobody did. */
   readonly bearer?: string | undefined;
 }
@@ -42,8 +48,27 @@ export function askBy(broker: Pick<Broker, "request" | "state">): Ask {
 }
 
 /**
- * The same, once more with another token where the owner refuses the one that an API key was exchanged for: its signing
- * key may have been revoked a moment ago. What was refused for its token had no effect.
+ * The same with a token of this gateway's for that request and caller, in place of the one that the caller brought: no access
+ * token goes onto the mesh. A shadow has none.
+ */
+export function askVouching(
+  ask: Ask,
+  o: { readonly signer: Pick<MeshSigner, "mint" | "refused">; readonly logger: Logger },
+): Ask {
+  return (contract, payload, from, timeoutMs) => {
+    const { context, principal } = from;
+    const by = (identity: string | undefined) =>
+      ask(contract, payload, { ...from, context: { ...context, identity } }, timeoutMs);
+    const { identity: token } = context;
+    const isShadow = token === undefined;
+    if (contract.identity === "none" || isShadow || principal === undefined) return by(undefined);
+    return vouching(o, { principal, origin: () => readTrusted(token).origin }, contract, by);
+  };
+}
+
+/**
+ * The same, once more where the owner refuses whom an API key was exchanged for: his account may have changed a moment ago.
+ * What was refused had no effect.
  */
 export function askAgain(ask: Ask, apiKeys: Pick<ApiKeys, "renewed">): Ask {
   return async (contract, payload, from, timeoutMs) => {
@@ -56,7 +81,8 @@ export function askAgain(ask: Ask, apiKeys: Pick<ApiKeys, "renewed">): Ask {
       if (!refused || !byKey || identity === undefined) throw error;
       const renewed = await apiKeys.renewed(from.bearer, identity);
       if (renewed === undefined) throw error;
-      const again = { ...from, context: { ...from.context, identity: renewed.token } };
+      const { principal, token } = renewed;
+      const again = { ...from, principal, context: { ...from.context, identity: token } };
       return await ask(contract, payload, again, timeoutMs);
     }
   };

@@ -19,7 +19,7 @@ await startService({ name: "gateway", settings, env: process.env, argv: process.
   const gateway = service.own(
     "http",
     await openGateway({ config, broker, version, logger, metrics }),
-    (opened) => opened.server.health(),
+    (opened) => opened.health(),
   );
   logger.info({ url: gateway.server.url }, "the API listens");
 });

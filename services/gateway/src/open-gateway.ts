@@ -31,6 +31,7 @@ export interface GatewayOptions {
 export interface Gateway {
   readonly server: HttpServer;
   readonly hints: LiveHints;
+  health(): ReturnType<HttpServer["health"]>;
   close(): Promise<void>;
 }
 
@@ -85,6 +86,10 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
   return {
     server,
     hints,
+    health() {
+      const listening = server.health();
+      return listening.ok ? identity.health() : listening;
+    },
     async close() {
       await server.close();
       await hints.close();

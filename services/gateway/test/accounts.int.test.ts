@@ -37,8 +37,9 @@ async function serveSamples(s: Bundle) {
   ]);
   const own: Pick<
     RequestHandlers<typeof authRequests>,
-    "getKeys" | "exchangeApiKey" | "listTokenRevocations"
+    "getKeys" | "exchangeApiKey" | "listTokenRevocations" | "registerMeshKey"
   > = {
+    registerMeshKey: s.meshKeys.handler,
     getKeys: () => Promise.resolve({ keys: s.issuer.keys }),
     listTokenRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
     exchangeApiKey: (items) =>

@@ -5,6 +5,7 @@ import { applyTopology } from "@muster/broker/topology-apply";
 import { authRequests } from "@muster/contracts/auth";
 import type { Service } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
+import type { MeshKey } from "@muster/contracts/mesh-keys";
 import { uuidv7 } from "@muster/contracts/ids";
 import { meshWith } from "@muster/contracts/mesh";
 import { accessTokenAudience, accessTokenIssuer, accessTokenType } from "@muster/contracts/principal";
@@ -12,7 +13,9 @@ import type { Principal, Role } from "@muster/contracts/principal";
 import { loginName } from "@muster/contracts/senders";
 import type { TokenRevocation } from "@muster/contracts/token-revocations";
 import { topologyOf } from "@muster/contracts/topology";
-import { openVerifier } from "@muster/identity/verify";
+import { thumbprintOf } from "@muster/identity/mesh-signer";
+import { openMeshVerifier } from "@muster/identity/mesh-verify";
+import type { MeshVerifier } from "@muster/identity/mesh-verify";
 import { readSettings } from "@muster/service/settings";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
@@ -70,11 +73,26 @@ function setupIssuer() {
 }
 
 /** What the gateway asks on its own account. */
-const { exchangeApiKey, getKeys, listTokenRevocations } = authRequests;
-const asked = { exchangeApiKey, getKeys, listTokenRevocations };
+const { exchangeApiKey, getKeys, registerMeshKey, listTokenRevocations } = authRequests;
+const asked = { exchangeApiKey, getKeys, registerMeshKey, listTokenRevocations };
+
+/** Takes up the keys by which gateways vouch, as auth does. */
+export function openMeshKeys(list: MeshKey[] = []) {
+  const handler: RequestHandlers<typeof asked>["registerMeshKey"] = async ({ x }) => {
+    const kid = thumbprintOf(x);
+    const key = { kty: "OKP", crv: "Ed25519", x, kid, alg: "EdDSA", use: "sig" } as const;
+    if (!list.some((known) => known.kid === kid)) list.push({ ...key, service: "gateway" });
+    return { kid, expires_in_seconds: 7_200 };
+  };
+  return { list, handler };
+}
 
 /** A peer that answers as a key's owner; a key that it does not know is refused. */
-export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: string[]) {
+export function authPeer(
+  issuer: ReturnType<typeof setupIssuer>,
+  exchanged: string[],
+  meshKeys: ReturnType<typeof openMeshKeys>,
+) {
   const known = new Map<string, Role>();
   const newKey = (role: Role): string => {
     const key = `mk_abcdefghij_${randomBytes(32).toString("base64url")}`;
@@ -101,6 +119,7 @@ export function authPeer(issuer: ReturnType<typeof setupIssuer>, exchanged: stri
         }),
       ),
     getKeys: () => Promise.resolve({ keys: [...issuer.keys] }),
+    registerMeshKey: meshKeys.handler,
     listTokenRevocations: () => Promise.resolve({ items: [...issuer.revocations], next_cursor: null }),
   };
   return { newKey, revoke, handlers };
@@ -119,17 +138,22 @@ export async function setup(o: SetupOptions = {}) {
   await applyTopology(topologyOf(meshWith({ type: "classic", deliveryLimit: 3, lengthMax: 1_000 })), vhost);
   const issuer = setupIssuer();
   const exchanged: string[] = [];
-  const auth = authPeer(issuer, exchanged);
+  const meshKeys = openMeshKeys();
+  const auth = authPeer(issuer, exchanged, meshKeys);
   const link = await openFaultyLink(await vhost.urlAs(loginName("gateway")));
   const mode = o.peersMode ?? (o.env?.["AUTH_MODE"] === "shadow" ? "shadow" : "enforced");
-  const verifier = openVerifier({
-    fetchKeys: () => Promise.resolve({ keys: [...issuer.keys] }),
-    fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
-    mode,
-    shadowTenantId: "shadow-tenant",
-    logger,
-    metrics: createMetrics({ service: "test" }),
-  });
+  const verifiers: MeshVerifier[] = [];
+  const verifierOf = (service: Service): MeshVerifier => {
+    const verifier = openMeshVerifier({
+      fetchKeys: () => Promise.resolve({ keys: [...meshKeys.list] }),
+      // Nobody but the gateway has heard of what is void, until a test says so.
+      fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
+      ...{ service, mode, shadowTenantId: "shadow-tenant", logger },
+      metrics: createMetrics({ service: "test" }),
+    });
+    verifiers.push(verifier);
+    return verifier;
+  };
   const peer = async (service: Service): Promise<Broker> =>
     openBroker({
       url: await vhost.urlAs(loginName(service)),
@@ -137,7 +161,7 @@ export async function setup(o: SetupOptions = {}) {
       service,
       logger,
       metrics: createMetrics({ service }),
-      identify: (token) => verifier.verify(token),
+      identify: verifierOf(service).verify,
     });
   const peers = { auth: await peer("auth"), vmOps: await peer("vm-ops") };
   if (o.serveAuth !== false) await peers.auth.serve("auth", asked, auth.handlers);
@@ -152,14 +176,28 @@ export async function setup(o: SetupOptions = {}) {
     newKey: auth.newKey,
     revokeKey: auth.revoke,
     peers,
-    /** Of the peers behind the gateway. */
-    verifier,
+    authContracts: asked,
+    authHandlers: auth.handlers,
+    /** Every owner has the keys of now, and nothing else. */
+    forgetKeys: async () => {
+      for (const verifier of verifiers) verifier.keysChanged();
+      await Promise.resolve();
+    },
+    /** Every owner has heard of this, and the gateway has not. */
+    ownersHear: (revocation: TokenRevocation) => {
+      for (const verifier of verifiers) verifier.tokensRevoked(revocation);
+    },
+    /** A verifier as this owner has it. */
+    verifierOf,
+    /** By which the peers behind the gateway know it. */
+    meshKeys,
     link,
     broker,
     gateway,
     metrics,
     url: gateway.server.url,
     async close() {
+      for (const verifier of verifiers) await verifier.close();
       await gateway.close();
       await broker.close();
       await peers.auth.close();

@@ -77,11 +77,11 @@ describe("tokens that are revoked, at the gateway", function () {
     const key = s.newKey("member");
     expect(await command(key)).to.equal("none");
     s.issuer.asOfMs = Date.now();
-    s.verifier.tokensRevoked(revocation({ not_before: new Date(s.issuer.asOfMs).toISOString() }));
+    s.ownersHear(revocation({ not_before: new Date(s.issuer.asOfMs).toISOString() }));
     const all = await Promise.all(Array.from({ length: 20 }, () => command(key)));
     expect(new Set(all)).to.deep.equal(new Set(["none"]));
     s.revokeKey(key);
-    s.verifier.tokensRevoked(revocation({ not_before: new Date(Date.now() + 1_000).toISOString() }));
+    s.ownersHear(revocation({ not_before: new Date(Date.now() + 1_000).toISOString() }));
     expect(await command(key), "a key that auth refuses").to.equal(invalid);
   });
 

@@ -10,10 +10,11 @@ import { z } from "zod";
 import { setup } from "./setup.ts";
 import type { Bundle } from "./setup.ts";
 
-const { exchangeApiKey, getKeys, issueToken, refreshToken, exchangeToken, revokeToken } = authRequests;
+const { exchangeApiKey, getKeys, registerMeshKey, issueToken, refreshToken, exchangeToken, revokeToken } =
+  authRequests;
 const { listTokenRevocations } = authRequests;
 const asked = {
-  ...{ exchangeApiKey, getKeys, issueToken, refreshToken, exchangeToken, revokeToken },
+  ...{ exchangeApiKey, getKeys, registerMeshKey, issueToken, refreshToken, exchangeToken, revokeToken },
   listTokenRevocations,
 };
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
@@ -62,6 +63,7 @@ async function serveAuth(s: Bundle) {
         }),
       ),
     getKeys: () => Promise.resolve({ keys: s.issuer.keys }),
+    registerMeshKey: s.meshKeys.handler,
     listTokenRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
     issueToken: granted,
     refreshToken: granted,

@@ -5,10 +5,16 @@ import { openDatabase } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
 import { hearIssuer } from "@muster/identity/hear-issuer";
 import { announceMode } from "@muster/identity/mode";
-import { openVerifier } from "@muster/identity/verify";
-import type { Verifier } from "@muster/identity/verify";
+import { openMeshSigner } from "@muster/identity/mesh-signer";
+import type { MeshSigner, MeshSignerOptions } from "@muster/identity/mesh-signer";
+import { openMeshVerifier } from "@muster/identity/mesh-verify";
+import type { MeshVerifier } from "@muster/identity/mesh-verify";
 import { startService } from "@muster/service/start";
+import type { Logger } from "@muster/telemetry/logger";
+import type { Metrics } from "@muster/telemetry/metrics";
 import { checkTogether, settings } from "./config.ts";
+import type { Config } from "./config.ts";
+import { askOnBehalf } from "./on-behalf.ts";
 import { openReliability } from "./open-reliability.ts";
 import { ownContext } from "./sweeps/sweep.ts";
 
@@ -39,18 +45,10 @@ await startService(
       }),
       (opened) => opened.health(),
     );
-    const verifier: Verifier = own(
+    const verifier: MeshVerifier = own(
       "verifier",
-      openVerifier({
-        // Asked when the first token is verified; by then the broker below is there.
-        fetchKeys: () => broker.request(authRequests.getKeys, {}, ownContext()),
-        fetchRevocations: (page) => broker.request(authRequests.listTokenRevocations, page, ownContext()),
-        mode: config.AUTH_MODE,
-        shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
-        keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
-        logger,
-        metrics,
-      }),
+      // Asked when the first token is verified; by then the broker below is there.
+      verifierOf(config, () => broker, { logger, metrics }),
     );
     const broker: Broker = own(
       "broker",
@@ -77,6 +75,31 @@ await startService(
         metrics,
       }),
     );
-    await openReliability({ config, database, broker, logger, metrics, own });
+    const signer = own("mesh key", signerOf(broker, { logger, metrics }));
+    const onBehalf = { request: askOnBehalf(broker, { signer, logger }) };
+    await openReliability({ config, database, broker, onBehalf, logger, metrics, own });
   },
 );
+
+interface Told {
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+function verifierOf(config: Config, broker: () => Broker, told: Told): MeshVerifier {
+  return openMeshVerifier({
+    ...told,
+    service: "reliability",
+    fetchKeys: () => broker().request(authRequests.getMeshKeys, {}, ownContext()),
+    fetchRevocations: (page) => broker().request(authRequests.listTokenRevocations, page, ownContext()),
+    mode: config.AUTH_MODE,
+    shadowTenantId: config.MUSTER_SHADOW_TENANT_ID,
+    keysMaxAgeMs: config.MUSTER_KEYS_MAX_AGE_SECONDS * 1_000,
+  });
+}
+
+function signerOf(broker: Broker, told: Told): MeshSigner {
+  const register: MeshSignerOptions["register"] = (key) =>
+    broker.request(authRequests.registerMeshKey, key, ownContext());
+  return openMeshSigner({ ...told, service: "reliability", register });
+}

@@ -38,6 +38,8 @@ export interface ReliabilityOptions {
   readonly config: Config;
   readonly database: Database;
   readonly broker: Broker;
+  /** Asks as whoever asked us. */
+  readonly onBehalf: Pick<Broker, "request">;
   readonly logger: Logger;
   readonly metrics: Metrics;
   /** Closed in reverse order; `health` feeds readiness. */
@@ -46,7 +48,7 @@ export interface ReliabilityOptions {
 
 /** Resolves when it consumes, answers and contends for leadership. */
 export async function openReliability(o: ReliabilityOptions): Promise<void> {
-  const { config, database, broker, logger, metrics, own } = o;
+  const { config, database, broker, onBehalf, logger, metrics, own } = o;
   const topology = topologyOf(
     meshWith({
       type: config.MUSTER_VM_QUEUE_TYPE,
@@ -101,11 +103,11 @@ export async function openReliability(o: ReliabilityOptions): Promise<void> {
   const requests = await broker.serve("reliability", reliabilityRequests, {
     listDeadLetters: listing({ database }),
     getDeadLetter: getting({ database }),
-    replayDeadLetter: replaying({ database, broker }),
-    replayDeadLetters: replayingMany({ database, broker }),
+    replayDeadLetter: replaying({ database, broker: onBehalf }),
+    replayDeadLetters: replayingMany({ database, broker: onBehalf }),
     discardDeadLetter: discarding({ database }),
     listAgents: listingAgents({ database }),
-    runSweep: runningSweep({ database, broker, sweep }),
+    runSweep: runningSweep({ database, broker: onBehalf, sweep }),
   });
   own("requests", requests);
   const leader = own("leader", openLeaderWithJobs(o, { sweep, heartbeats, bounds }), (opened) =>

@@ -7,7 +7,15 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { reliabilityRequests } from "@muster/contracts/reliability";
 import { eventually } from "@muster/testing/eventually";
 import { expect } from "chai";
-import { asking, inSystem, openPeer, setupGround, startReliability, closeAfterEachTest } from "./setup.ts";
+import {
+  asking,
+  inSystem,
+  madeFrom,
+  openPeer,
+  setupGround,
+  startReliability,
+  closeAfterEachTest,
+} from "./setup.ts";
 import { deadLetteredEvent, openVmOpsPeer, replayedEvent } from "./vm-ops-peer.ts";
 
 closeAfterEachTest();
@@ -44,7 +52,8 @@ describe("dead-lettered commands", () => {
     const outcome = await gateway.request(replayDeadLetter, { dead_letter_id: id }, me);
     expect(outcome).to.include({ kind: "command", state: "replayed" });
     expect(script.replayed).to.deep.equal([
-      { command_id: about.commandId, dead_letter_id: id, by: "user:me" },
+      // What is revoked of the caller's own token is revoked of what reliability says of him.
+      { command_id: about.commandId, dead_letter_id: id, by: "user:me", origin: madeFrom },
     ]);
     const detail = await gateway.request(getDeadLetter, { dead_letter_id: id }, me);
     expect(detail.audit.map(({ action }) => action)).to.deep.equal([

@@ -1,22 +1,21 @@
-import { generateKeyPairSync, randomUUID, sign } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { openBroker } from "@muster/broker/broker";
 import type { Broker } from "@muster/broker/broker";
 import { applyTopology } from "@muster/broker/topology-apply";
 import { meshWith } from "@muster/contracts/mesh";
+import type { Service } from "@muster/contracts/define";
 import type { WorkContext } from "@muster/contracts/envelope";
-import {
-  accessTokenAudience,
-  accessTokenIssuer,
-  accessTokenType,
-  type Role,
-} from "@muster/contracts/principal";
+import type { MeshKey } from "@muster/contracts/mesh-keys";
+import type { Principal, Role } from "@muster/contracts/principal";
 import { agentLoginName, loginName } from "@muster/contracts/senders";
 import { topologyOf } from "@muster/contracts/topology";
 import { openDatabase } from "@muster/database/database";
 import type { Database } from "@muster/database/database";
 import { openOutboxRelay } from "@muster/database/outbox";
-import { openVerifier } from "@muster/identity/verify";
+import { openMeshSigner, thumbprintOf } from "@muster/identity/mesh-signer";
+import { openMeshVerifier } from "@muster/identity/mesh-verify";
+import { vouching } from "@muster/identity/vouch";
 import { readSettings } from "@muster/service/settings";
 import type { Closeable, Health } from "@muster/service/start";
 import { openLogger } from "@muster/telemetry/logger";
@@ -25,6 +24,7 @@ import type { Metrics } from "@muster/telemetry/metrics";
 import { setupDatabase } from "@muster/testing/database";
 import { setupVhost } from "@muster/testing/vhost";
 import { settings } from "../src/config.ts";
+import { askOnBehalf } from "../src/on-behalf.ts";
 import { openReliability } from "../src/open-reliability.ts";
 
 export const silent = openLogger({ service: "test", level: "silent" });
@@ -58,7 +58,8 @@ export function closeAfterEachTest(): void {
 export interface Ground {
   readonly vhost: Awaited<ReturnType<typeof setupVhost>>;
   readonly database: Awaited<ReturnType<typeof setupDatabase>>;
-  readonly issuer: Issuer;
+  /** By which services vouch for callers here. */
+  readonly meshKeys: MeshKey[];
   /** The environment of a process of ours. */
   readonly env: Record<string, string>;
 }
@@ -86,7 +87,7 @@ export async function setupGround(): Promise<Ground> {
   };
   const close = () => Promise.all([vhost.destroy(), database.destroy()]);
   closeAfterTest({ close });
-  return { vhost, database, issuer: openIssuer(), env };
+  return { vhost, database, meshKeys: [], env };
 }
 
 export interface Running {
@@ -124,13 +125,7 @@ export async function startReliability(ground: Ground, more: Record<string, stri
       statementTimeoutMs: 10_000,
     }),
   );
-  const verifier = openVerifier({
-    ...common,
-    fetchKeys: () => Promise.resolve({ keys: [ground.issuer.jwk] }),
-    fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
-    mode: "enforced",
-    shadowTenantId: "shadow-tenant",
-  });
+  const verifier = meshVerifierFor("reliability", ground.meshKeys);
   const broker = own(
     "broker",
     await openBroker({
@@ -138,7 +133,7 @@ export async function startReliability(ground: Ground, more: Record<string, stri
       url: config.MUSTER_AMQP_URL,
       name: "reliability",
       service: "reliability",
-      identify: (token) => verifier.verify(token),
+      identify: verifier.verify,
       drainTimeoutMs: 2_000,
     }),
   );
@@ -151,9 +146,14 @@ export async function startReliability(ground: Ground, more: Record<string, stri
       pollMs: 200,
     }),
   );
-  await openReliability({ ...common, config, database, broker, own });
+  const signer = signerFor("reliability", ground.meshKeys);
+  const onBehalf = { request: askOnBehalf(broker, { signer, logger: silent }) };
+  await openReliability({ ...common, config, database, broker, onBehalf, own });
   return { database, broker, metrics, health, close };
 }
+
+/** What the access tokens of whom peers ask for were made from. */
+export const madeFrom = { asOfMs: Date.UTC(2030, 0, 1), via: ["api-key:0190aaaa"] };
 
 /** A broker of somebody else on the same vhost: an asker, or a scripted owner. */
 export async function openPeer(ground: Ground, name: "gateway" | "vm-ops" | "auth"): Promise<Broker> {
@@ -163,18 +163,22 @@ export async function openPeer(ground: Ground, name: "gateway" | "vm-ops" | "aut
     service: name,
     logger: silent,
     metrics: createMetrics({ service: name }),
-    identify: (token) =>
-      openVerifier({
-        fetchKeys: () => Promise.resolve({ keys: [ground.issuer.jwk] }),
-        fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
-        mode: "enforced",
-        shadowTenantId: "shadow-tenant",
-        logger: silent,
-        metrics: createMetrics({ service: name }),
-      }).verify(token),
+    identify: meshVerifierFor(name, ground.meshKeys).verify,
     drainTimeoutMs: 2_000,
   });
-  return closeAfterTest(broker);
+  closeAfterTest(broker);
+  const signer = signerFor(name, ground.meshKeys);
+  const ask = broker.request.bind(broker);
+  // What it asks for somebody, it vouches for.
+  broker.request = (contract, payload, context: WorkContext & { principal?: Principal }, options) => {
+    const { principal } = context;
+    if (principal === undefined) return ask(contract, payload, context, options);
+    const origin = () => madeFrom;
+    return vouching({ signer, logger: silent }, { principal, origin }, contract, (identity) =>
+      ask(contract, payload, { ...context, identity }, options),
+    );
+  };
+  return broker;
 }
 
 /** Agents, each by a login of its own, the same each time. */
@@ -193,44 +197,35 @@ export function openAgents(ground: Ground): Pick<Broker, "report"> {
   };
 }
 
-export interface Issuer {
-  readonly jwk: { kty: string; kid: string; alg: string; use: "sig"; crv: string; x: string };
-  token(tenantId: string, role: Role, subject?: string): string;
-}
-
-/** Signs access tokens as the auth service does. */
-export function openIssuer(): Issuer {
-  const { publicKey, privateKey } = generateKeyPairSync("ed25519");
-  const kid = "test-key";
-  const { x = "" } = publicKey.export({ format: "jwk" });
-  const part = (value: object): string => Buffer.from(JSON.stringify(value)).toString("base64url");
-  return {
-    jwk: { kty: "OKP", crv: "Ed25519", x, kid, alg: "EdDSA", use: "sig" },
-    token(tenantId, role, subject = `user:${randomUUID()}`) {
-      const nowS = Math.floor(Date.now() / 1_000);
-      const claims = {
-        iss: accessTokenIssuer,
-        aud: accessTokenAudience,
-        sub: subject,
-        jti: randomUUID(),
-        iat: nowS,
-        exp: nowS + 600,
-        tenant_id: tenantId,
-        roles: [role],
-      };
-      const signed = `${part({ alg: "EdDSA", typ: accessTokenType, kid })}.${part(claims)}`;
-      return `${signed}.${sign(null, Buffer.from(signed), privateKey).toString("base64url")}`;
-    },
-  };
-}
-
-/** What a request of this caller carries. */
+/** Whom a gateway asks for: it vouches by a key that every peer here knows. */
 export const asking = (
-  ground: Ground,
+  _ground: Ground,
   tenantId: string,
   role: Role = "admin",
-  subject?: string,
-): WorkContext => ({ correlationId: randomUUID(), identity: ground.issuer.token(tenantId, role, subject) });
+  subject = `user:${randomUUID()}`,
+): WorkContext & { readonly principal: Principal } => ({
+  correlationId: randomUUID(),
+  principal: { tenant_id: tenantId, subject, roles: [role], permissions: [] },
+});
+
+function signerFor(service: Service, keys: MeshKey[]) {
+  const register = ({ x }: { x: string }) => {
+    const key = { kty: "OKP", crv: "Ed25519", x, kid: thumbprintOf(x), alg: "EdDSA", use: "sig" } as const;
+    keys.push({ ...key, service });
+    return Promise.resolve({ expires_in_seconds: 7_200 });
+  };
+  const metrics = createMetrics({ service });
+  return closeAfterTest(openMeshSigner({ service, register, logger: silent, metrics }));
+}
+
+function meshVerifierFor(service: Service, keys: readonly MeshKey[]) {
+  return openMeshVerifier({
+    ...{ service, mode: "enforced", shadowTenantId: "shadow-tenant", logger: silent },
+    fetchKeys: () => Promise.resolve({ keys: [...keys] }),
+    fetchRevocations: () => Promise.resolve({ items: [], next_cursor: null }),
+    metrics: createMetrics({ service }),
+  });
+}
 
 /** The value of a metric with exactly these labels, or undefined while there is none. */
 export async function metricOf(

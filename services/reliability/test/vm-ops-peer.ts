@@ -4,6 +4,7 @@ import type { PayloadOf, ReplyOf } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { commandDeadLettered, commandReplayed, vmOpsRequests } from "@muster/contracts/vm-ops";
+import { readTrusted, type Origin } from "@muster/identity/claims";
 import { openPeer, type Ground } from "./setup.ts";
 
 type Asked = PayloadOf<typeof vmOpsRequests.sweepCommands>;
@@ -17,7 +18,7 @@ export interface VmOpsScript {
   replay: (asked: PayloadOf<typeof replayCommand>) => Promise<ReplyOf<typeof replayCommand>>;
   readonly swept: Asked[];
   readonly pruned: PayloadOf<typeof pruneVmOps>[];
-  readonly replayed: (PayloadOf<typeof replayCommand> & { by: string })[];
+  readonly replayed: (PayloadOf<typeof replayCommand> & { by: string; origin: Origin | undefined })[];
 }
 
 export const emptyReport = (dryRun = false): Report => ({
@@ -51,7 +52,9 @@ export async function openVmOpsPeer(
       auditVmOps: async () => script.audit(),
       pruneVmOps: async (asked) => script.prune(script.pruned.push(asked)),
       replayCommand: (asked, context) => {
-        script.replayed.push({ ...asked, by: context.principal?.subject ?? "" });
+        const { principal, identity } = context;
+        const origin = identity === undefined ? undefined : readTrusted(identity).origin;
+        script.replayed.push({ ...asked, by: principal?.subject ?? "", origin });
         return script.replay(asked);
       },
       getCommand: () => Promise.reject(new MusterError("COMMAND_NOT_FOUND")),

@@ -5,7 +5,7 @@ import { uuidv7 } from "@muster/contracts/ids";
 import { openDatabase } from "@muster/database/database";
 import { hearIssuer } from "@muster/identity/hear-issuer";
 import { announceMode } from "@muster/identity/mode";
-import { openVerifier } from "@muster/identity/verify";
+import { openMeshVerifier } from "@muster/identity/mesh-verify";
 import { startService } from "@muster/service/start";
 import { settings } from "./config.ts";
 import { openVmOps } from "./open-vm-ops.ts";
@@ -38,9 +38,10 @@ await startService(
     );
     const verifier = own(
       "verifier",
-      openVerifier({
+      openMeshVerifier({
+        service: "vm-ops",
         // Asked when the first token is verified; by then the broker below is there.
-        fetchKeys: () => broker.request(authRequests.getKeys, {}, { correlationId: uuidv7() }),
+        fetchKeys: () => broker.request(authRequests.getMeshKeys, {}, { correlationId: uuidv7() }),
         fetchRevocations: (page) =>
           broker.request(authRequests.listTokenRevocations, page, { correlationId: uuidv7() }),
         mode: config.AUTH_MODE,

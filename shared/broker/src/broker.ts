@@ -10,7 +10,6 @@ import type {
 } from "@muster/contracts/define";
 import type { WorkContext } from "@muster/contracts/envelope";
 import type { PreparedMessage, PublishVerdict } from "@muster/contracts/message";
-import type { Principal } from "@muster/contracts/principal";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
 import { AmqpBroker } from "./amqp-broker.ts";
@@ -21,7 +20,7 @@ import type { Watch } from "./hints.ts";
 import { createInstruments } from "./instruments.ts";
 import type { VmQueueType } from "./queues.ts";
 import type { Publisher } from "./publisher.ts";
-import type { ReportHandlers, RequestHandlers } from "./serve.ts";
+import type { Identify, ReportHandlers, RequestHandlers } from "./serve.ts";
 import type { ProbeOptions } from "./stuck-queues.ts";
 import type { EventHandlers, Runner } from "./subscribe.ts";
 
@@ -53,8 +52,8 @@ export interface BrokerOptions {
   readonly service?: Service;
   readonly logger: Logger;
   readonly metrics: Metrics;
-  /** Needed to serve requests whose identity is "caller"; `asked` is the request's wire name. Throws MusterError. */
-  readonly identify?: (token: string | undefined, asked: string) => Promise<Principal>;
+  /** Needed to serve requests whose identity is "caller". Throws MusterError. */
+  readonly identify?: Identify;
   readonly heartbeatSeconds?: number;
   readonly connectTimeoutMs?: number;
   /** How long opening may take while the broker is away. */

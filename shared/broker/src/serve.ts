@@ -75,6 +75,12 @@ export interface Route {
   readonly handler: ErasedHandler;
 }
 
+/** For whom a request is asked; `asked` is its wire name and the service that asks. Throws MusterError. */
+export type Identify = (
+  token: string | undefined,
+  asked: { readonly name: string; readonly asker: Service },
+) => Promise<Principal>;
+
 export interface ServerOptions {
   readonly queue: string;
   /** `/muster/<service>`, of the replies. */
@@ -86,7 +92,7 @@ export interface ServerOptions {
     delivery: RawDelivery,
     contract: ReportContract,
   ) => { tenantId: string; agentId: string };
-  readonly identify: ((token: string | undefined, asked: string) => Promise<Principal>) | undefined;
+  readonly identify: Identify | undefined;
   readonly senders: SenderCheck;
   readonly reply: (to: string, correlationId: string, body: string) => void;
   readonly logger: Logger;
@@ -226,26 +232,25 @@ export class RequestServer implements Consumer {
     remainingMs: number,
   ): Promise<ErasedItem["context"]> {
     const { contract } = route;
-    if (contract.kind === "report") {
-      const sender = this.#options.sender?.(delivery, contract);
-      if (sender === undefined) throw new MusterError("UNSUPPORTED_MESSAGE");
-      const from = this.#options.senders.refuseForged(contract, delivery, (one) =>
-        mayReport(sender.agentId, one),
-      );
-      const epoch = from.kind === "agent" ? from.epoch : 0;
-      return Object.assign(requestContext(envelope, remainingMs), sender, { epoch });
-    }
-    const from = this.#options.senders.refuseForged(contract, delivery, (one) => mayAsk(contract, one));
+    const { sender: senderOf, senders, identify } = this.#options;
     const context = requestContext(envelope, remainingMs);
-    if (from.kind === "service") Object.assign(context, { asker: from.service });
-    if (contract.identity === "none") return context;
-    if (this.#options.identify === undefined) {
+    if (contract.kind === "report") {
+      const sender = senderOf?.(delivery, contract);
+      if (sender === undefined) throw new MusterError("UNSUPPORTED_MESSAGE");
+      const from = senders.refuseForged(contract, delivery, (one) => mayReport(sender.agentId, one));
+      return Object.assign(context, sender, { epoch: from.kind === "agent" ? from.epoch : 0 });
+    }
+    const from = senders.refuseForged(contract, delivery, (one) => mayAsk(contract, one));
+    if (from.kind !== "service") throw new MusterError("FORBIDDEN");
+    const asker = from.service;
+    if (contract.identity === "none") return Object.assign(context, { asker });
+    if (identify === undefined) {
       throw new Error(
         `${contract.name} needs the caller's identity, but the broker was opened without identify`,
       );
     }
-    const principal = await this.#options.identify(envelope.identity, contract.name);
-    return Object.assign(context, { principal, tenantId: principal.tenant_id });
+    const principal = await identify(envelope.identity, { name: contract.name, asker });
+    return Object.assign(context, { asker, principal, tenantId: principal.tenant_id });
   }
 
   async #work(route: Route, jobs: readonly Job[]): Promise<void> {

@@ -93,8 +93,10 @@ Events: bind a queue of your own to the owner's topic exchange with the message 
 Requests: consume \`amq.rabbitmq.reply-to\` without acknowledgement, then publish on the same channel to the
 exchange \`${requestsExchange}\` with the message type as routing key, \`reply_to\` = \`amq.rabbitmq.reply-to\` and
 \`timeoutms\` in the envelope. The reply's \`causationid\` is the request's \`id\`; its data is \`{"ok":true,"result":…}\` or
-\`{"ok":false,"error":{"code","message","details"}}\`. Requests that act for someone carry their access token in
-\`identity\`.
+\`{"ok":false,"error":{"code","message","details"}}\`. Requests that act for someone carry in \`identity\` a
+token of the asking service's for that one request: a JWT of type \`muster-mesh+jwt\`, signed with EdDSA by a key that
+the asker has registered by \`auth.mesh-key.register.v1\`, with \`iss\` \`muster:<asker>\`, \`aud\` \`muster:<owner>\`, \`req\` the
+message type, and \`sub\`, \`tenant_id\`, \`roles\`, \`permissions\`, \`iat\`, \`nbf\`, \`exp\`, \`jti\`. No other is taken.
 
 Publish with confirms and \`mandatory\`: only a confirmed message that was not returned is in a queue.`;
 

@@ -15,10 +15,17 @@ import { defineBatchRequest, defineRequest } from "./define.ts";
 import { sha256, uuid } from "./ids.ts";
 import { issuerRequests } from "./issuers.ts";
 import { clientAddress } from "./limits.ts";
-import { pairingRequests } from "./pairing.ts";
+import { agentChanged, pairingRequests } from "./pairing.ts";
 import { principal } from "./principal.ts";
-import { kid, publishedKeysMax, signingKeyKind, signingKeysView } from "./signing-keys.ts";
-import { revocationRequests } from "./token-revocations.ts";
+import { meshKeyRequests, meshKeysChanged } from "./mesh-keys.ts";
+import {
+  kid,
+  publishedKeysMax,
+  signingKeyKind,
+  signingKeysChanged,
+  signingKeysView,
+} from "./signing-keys.ts";
+import { revocationRequests, tokensRevoked } from "./token-revocations.ts";
 import { tokenLimits, tokenRequests } from "./tokens.ts";
 import { cursor, idempotencyKey, limit } from "./vm-ops.ts";
 
@@ -60,7 +67,6 @@ export const authRequests = {
   getKeys: defineRequest({
     owner: "auth",
     name: "auth.keys.get.v1",
-    callers: ["gateway", "vm-ops", "reliability"],
     summary: "The public keys that verify access tokens (RFC 7517).",
     payload: z.object({}),
     reply: jwks,
@@ -243,7 +249,10 @@ export const authRequests = {
     codes: ["ACCOUNT_NOT_FOUND"],
   }),
   ...issuerRequests,
+  ...meshKeyRequests,
   ...pairingRequests,
   ...tokenRequests,
   ...revocationRequests,
 } as const;
+
+export const authEvents = { signingKeysChanged, meshKeysChanged, tokensRevoked, agentChanged } as const;

@@ -51,7 +51,7 @@ export interface RequestContract<
   /** Codes that the owner may answer with, besides those that any request may get (`commonRequestCodes`). */
   readonly codes: readonly ErrorCode[];
   readonly timeoutMs: number;
-  /** Without an identity only services ask it (sweeps, key sets); with one, the caller's token must travel. */
+  /** Without an identity only services ask it (sweeps, key sets); with one, the asker vouches for a caller. */
   readonly identity: "caller" | "none";
   /** Who may ask: the broker refuses everybody else. */
   readonly callers: readonly Service[];

@@ -36,7 +36,7 @@ export const envelope = z.object({
   /** Requests: how long the asker waits from `time`, in milliseconds; a later answer is of no use. */
   timeoutms: z.number().int().min(1).max(600_000).optional(),
   traceparent: traceparent.optional(),
-  /** The caller's access token (RFC 9068): a consumer that needs a tenant takes it from there. */
+  /** Whom the asking service asks for, by its token for this request: a consumer that needs a tenant takes it from there. */
   identity: z.string().max(4_096).optional(),
   data: z.unknown(),
 });
@@ -74,6 +74,6 @@ export interface WorkContext {
   readonly causationId?: string | undefined;
   readonly traceparent?: string | undefined;
   readonly tenantId?: string | undefined;
-  /** The caller's access token, passed on as it is. */
+  /** Who is asked for: at the gateway's door an access token, on the mesh the asking service's token for one request. */
   readonly identity?: string | undefined;
 }

@@ -5,8 +5,9 @@ import {
   vmOpsAgentsQueue,
   vmOpsReports,
 } from "./agents.ts";
-import { authRequests } from "./auth.ts";
+import { authEvents, authRequests } from "./auth.ts";
 import { defineSubscription, services, type EventContract } from "./define.ts";
+import { agentChanged } from "./pairing.ts";
 import type { Hearing, Mesh, VmQueuePolicy } from "./topology.ts";
 import {
   agentLost,
@@ -15,9 +16,6 @@ import {
   reliabilityEvents,
   reliabilityRequests,
 } from "./reliability.ts";
-import { agentChanged } from "./pairing.ts";
-import { signingKeysChanged } from "./signing-keys.ts";
-import { tokensRevoked } from "./token-revocations.ts";
 import { commandDeadLettered, commandReplayed, vmOpsEvents, vmOpsRequests } from "./vm-ops.ts";
 
 /** vm-ops learns who is online: an offline agent burns no requeue. */
@@ -53,11 +51,11 @@ export const reliabilityCommands = defineSubscription({
   events: { commandDeadLettered, commandReplayed },
 });
 
-const authEvents = { signingKeysChanged, tokensRevoked, agentChanged } as const;
-/** A key that signs no more, and tokens that are void, must be known at once to everybody who verifies. */
+/** A key that signs no more, one that begins to, and tokens that are void, must be known at once to everybody who verifies by them. */
 const keyHearings: readonly Hearing[] = [
-  { event: signingKeysChanged, by: services },
-  { event: tokensRevoked, by: services },
+  { event: authEvents.signingKeysChanged, by: ["gateway"] },
+  { event: authEvents.meshKeysChanged, by: ["auth", "vm-ops", "reliability"] },
+  { event: authEvents.tokensRevoked, by: services },
 ];
 
 /** Everything that travels, in one value: topology, documents, golden files and permissions derive from it. */

@@ -1,3 +1,4 @@
+import { meshTokenLifeMaxSeconds } from "@muster/contracts/mesh-keys";
 import { isShadowTenant, principal, shadowSubject } from "@muster/contracts/principal";
 import type { Principal } from "@muster/contracts/principal";
 import { decodeJwt } from "jose";
@@ -32,6 +33,33 @@ export interface Verified {
   readonly principal: Principal;
   readonly expiresAtMs: number;
   readonly origin: Origin;
+}
+
+/** For whom a service asks another. */
+export type Caller = Pick<Verified, "principal"> & {
+  /** What the token that was verified here was made from: as if it went along itself, what is revoked of it ends what it began. */
+  readonly origin: () => Origin;
+};
+
+const meshClaims = accessClaims.extend({
+  /** Wire name of the one request that the token is for. */
+  req: z.string().min(1).max(255),
+  nbf: z.number().int().positive(),
+  // Of the token that the caller brought, never this one's own: without them no revocation would reach it.
+  as_of: z.number().int().positive(),
+  via: z.array(z.string().max(128)).max(4),
+});
+
+export interface VerifiedFor extends Verified {
+  readonly req: string;
+}
+
+/** Of a token between services, which lives no longer than a request may wait. Throws a ZodError. */
+export function readMeshClaims(payload: unknown): VerifiedFor {
+  const claims = meshClaims
+    .refine(({ exp, iat }) => exp - iat <= meshTokenLifeMaxSeconds, { path: ["exp"] })
+    .parse(payload);
+  return { ...readClaims(payload), req: claims.req };
 }
 
 /** Throws a ZodError when a claim is missing or not of its shape; a token without a tenant is such. */

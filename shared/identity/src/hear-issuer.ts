@@ -1,7 +1,7 @@
 import type { EventContract, PayloadOf } from "@muster/contracts/define";
-import { signingKeysChanged } from "@muster/contracts/signing-keys";
+import { meshKeysChanged } from "@muster/contracts/mesh-keys";
 import { tokensRevoked } from "@muster/contracts/token-revocations";
-import type { Verifier } from "./verify.ts";
+import type { MeshVerifier } from "./mesh-verify.ts";
 
 /** As a broker hears events: each while it is published, and when some may have been missed. */
 interface Hears {
@@ -11,15 +11,13 @@ interface Hears {
   ): Promise<{ close(): Promise<void> }>;
 }
 
-/** Tells a verifier what the issuer changes: its keys, and which tokens are void. Resolves when it hears. */
+/** Tells a verifier on the mesh what auth says: which keys there are, and which tokens are void. Resolves when it hears. */
 export async function hearIssuer(
   broker: Hears,
-  verifier: Pick<Verifier, "keysChanged" | "tokensRevoked">,
+  verifier: Pick<MeshVerifier, "keysChanged" | "tokensRevoked">,
 ): Promise<{ close(): Promise<void> }> {
-  const keys = await broker.hear(signingKeysChanged, {
-    heard: ({ kind, revoked }) => {
-      if (kind === "access") verifier.keysChanged(revoked);
-    },
+  const keys = await broker.hear(meshKeysChanged, {
+    heard: () => verifier.keysChanged(),
     missed: () => verifier.keysChanged(),
   });
   const revocations = await broker.hear(tokensRevoked, {

@@ -1,8 +1,8 @@
 import type { Verified } from "./claims.ts";
 
 /** Tokens that were verified, by their whole text; the least recently used goes first. */
-export class TokenCache {
-  readonly #entries = new Map<string, Verified>();
+export class TokenCache<V extends Pick<Verified, "expiresAtMs"> = Verified> {
+  readonly #entries = new Map<string, V>();
   readonly #sizeMax: number;
 
   constructor(sizeMax: number) {
@@ -10,7 +10,7 @@ export class TokenCache {
   }
 
   /** Never a token that has expired. */
-  get(token: string, nowMs: number): Verified | undefined {
+  get(token: string, nowMs: number): V | undefined {
     const entry = this.#entries.get(token);
     if (entry === undefined) return undefined;
     this.#entries.delete(token);
@@ -19,7 +19,7 @@ export class TokenCache {
     return entry;
   }
 
-  put(token: string, verified: Verified): void {
+  put(token: string, verified: V): void {
     this.#entries.delete(token);
     this.#entries.set(token, verified);
     if (this.#entries.size <= this.#sizeMax) return;

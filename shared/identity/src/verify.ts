@@ -1,4 +1,3 @@
-import { setTimeout as pause } from "node:timers/promises";
 import { MusterError } from "@muster/contracts/errors";
 import {
   accessTokenAlgorithms,
@@ -10,15 +9,15 @@ import type { Principal } from "@muster/contracts/principal";
 import type { TokenRevocation } from "@muster/contracts/token-revocations";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
-import { decodeProtectedHeader, errors, jwtVerify } from "jose";
 import type { JSONWebKeySet } from "jose";
-import { ZodError } from "zod";
 import { readClaims } from "./claims.ts";
 import type { Verified } from "./claims.ts";
-import { isCanonical } from "./form.ts";
-import { KeySet, KeysUnavailable } from "./keys.ts";
-import { Revocations } from "./revocations.ts";
-import type { RevocationsOptions, RevocationsPage } from "./revocations.ts";
+import { accessTokenPlace, asRefusal, asRevoked, verifyCompact } from "./compact.ts";
+import type { Rules } from "./compact.ts";
+import { KeySet } from "./keys.ts";
+import { openRefresher } from "./refresher.ts";
+import type { RevocationsPage } from "./revocations.ts";
+import { openRevoked } from "./revoked.ts";
 import { openShadow } from "./shadow.ts";
 import { TokenCache } from "./token-cache.ts";
 
@@ -64,12 +63,6 @@ export interface Verifier {
   close(): Promise<void>;
 }
 
-/** How soon a fetch that a change asked for is tried again. */
-const refreshRetryMs = 500;
-/** Longer is no token of ours: the envelope's `identity` has the same limit. */
-const tokenCharsMax = 4_096;
-const compactForm = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$/;
-
 export function openVerifier(o: VerifierOptions): Verifier {
   const now = o.now ?? Date.now;
   const staleMaxMs = o.staleMaxMs ?? 60 * 60_000;
@@ -91,11 +84,13 @@ export function openVerifier(o: VerifierOptions): Verifier {
     },
   });
   const refresher = openRefresher(keys);
-  const revocations = openRevocations(o, { maxAgeMs, staleMaxMs, now });
-  const relister = openRefresher(revocations);
-  const checks = {
-    keys,
+  const revoked = openRevoked(o, { maxAgeMs, staleMaxMs, now });
+  const rules: Rules = {
+    find: (header, token) => keys.find(header, token),
     now,
+    typ: accessTokenType,
+    algorithms: accessTokenAlgorithms,
+    requiredClaims: ["exp", "iat", "sub", "jti", "tenant_id"],
     issuer: o.issuer ?? accessTokenIssuer,
     audience: o.audience ?? accessTokenAudience,
     clockToleranceMs: o.clockToleranceMs ?? 5_000,
@@ -106,54 +101,38 @@ export function openVerifier(o: VerifierOptions): Verifier {
     async verify(token, asked = "") {
       if (token === undefined || token === "") return refused(new MusterError("MISSING_BEARER_TOKEN"), asked);
       try {
-        const waiting = revocations.wait();
+        const waiting = revoked.wait();
         if (waiting !== undefined) await waiting;
         const before = epoch;
         const known = cache.get(token, now());
-        const verified = known ?? (await verifyToken(token, checks));
+        const verified = known ?? readClaims(await verifyCompact(token, rules));
         if (known === undefined && epoch === before) cache.put(token, verified);
         // Last: what was revoked while its signature was looked at counts.
-        if (revocations.voids(verified)) throw invalid("the token was revoked");
+        if (revoked.isVoid(verified)) throw asRevoked();
         return verified.principal;
       } catch (error) {
-        return refused(asRefusal(error), asked);
+        return refused(asRefusal(error, accessTokenPlace), asked);
       }
     },
     keysChanged(revokedKids = []) {
       keys.revoke(revokedKids);
       refresher.wake();
     },
-    tokensRevoked(revocation) {
-      if (revocation !== undefined) return revocations.add([revocation]);
-      revocations.missed();
-      relister.wake();
-    },
-    isVoid: (token) => revocations.voids(token),
+    tokensRevoked: (revocation) => revoked.heard(revocation),
+    isVoid: (token) => revoked.isVoid(token),
     close() {
       refresher.close();
-      relister.close();
+      revoked.close();
       cache.clear();
       return Promise.resolve();
     },
   };
 }
 
-/** As old as keys may be, and as long in their place while the issuer is away. */
-function openRevocations(
-  { fetchRevocations, revokedSubjectsMax, logger, metrics }: VerifierOptions,
-  ages: Pick<RevocationsOptions, "maxAgeMs" | "staleMaxMs" | "now">,
-): Revocations {
-  return new Revocations({
-    ...ages,
-    fetchPage: fetchRevocations,
-    subjectsMax: revokedSubjectsMax ?? 50_000,
-    onFailed: (error) => logger.warn({ err: error }, "cannot read the issuer's revocations"),
-    metrics,
-  });
-}
-
 /** Counts a refusal, and answers it in shadow mode with the shadow principal. */
-function openRefusals(o: VerifierOptions): (error: MusterError, asked: string) => Principal {
+export function openRefusals(
+  o: Pick<VerifierOptions, "metrics" | "mode" | "shadowTenantId" | "logger">,
+): (error: MusterError, asked: string) => Principal {
   const failures = o.metrics.counter({
     name: "muster_auth_failures_total",
     help: "Tokens refused, or that would have been in enforced mode.",
@@ -170,78 +149,4 @@ function openRefusals(o: VerifierOptions): (error: MusterError, asked: string) =
     failures.inc({ code: error.code });
     return shadow.pass(error, asked);
   };
-}
-
-/** Reloads when woken, and again after a while for as long as that fails. */
-function openRefresher(what: { reload(): Promise<void> }) {
-  const closing = new AbortController();
-  let wanted = false;
-  let running: Promise<void> | undefined;
-
-  async function run(): Promise<void> {
-    while (wanted && !closing.signal.aborted) {
-      wanted = false;
-      try {
-        await what.reload();
-      } catch {
-        // It has told of it.
-        wanted = true;
-        await pause(refreshRetryMs, undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
-      }
-    }
-    running = undefined;
-  }
-  return {
-    wake(): void {
-      wanted = true;
-      running ??= run();
-    },
-    close(): void {
-      closing.abort();
-    },
-  };
-}
-
-/** RFC 8725: allow-listed algorithms, own keys only, explicit type, issuer and audience, every claim required. */
-async function verifyToken(
-  token: string,
-  o: { keys: KeySet; now: () => number; issuer: string; audience: string; clockToleranceMs: number },
-): Promise<Verified> {
-  if (token.length > tokenCharsMax || !compactForm.test(token)) throw invalid("not a compact JWS");
-  if (!isCanonical(token)) throw invalid("not written as the issuer writes tokens");
-  const header = decodeProtectedHeader(token);
-  if (typeof header.kid !== "string" || !/^[\w.-]{1,128}$/.test(header.kid)) throw invalid("no usable kid");
-  for (const carried of ["jwk", "jku", "x5u", "x5c", "crit", "b64", "zip"]) {
-    if (carried in header) throw invalid(`header ${carried} is not allowed`);
-  }
-  const { payload } = await jwtVerify(token, (protectedHeader, jws) => o.keys.find(protectedHeader, jws), {
-    algorithms: [...accessTokenAlgorithms],
-    typ: accessTokenType,
-    issuer: o.issuer,
-    audience: o.audience,
-    requiredClaims: ["exp", "iat", "sub", "jti", "tenant_id"],
-    clockTolerance: o.clockToleranceMs / 1_000,
-    currentDate: new Date(o.now()),
-  });
-  return readClaims(payload);
-}
-
-function invalid(reason: string, cause?: unknown): MusterError {
-  const details = [{ path: "header.authorization", message: reason }];
-  return new MusterError("INVALID_OR_MISSING_BEARER_TOKEN", undefined, { details, cause });
-}
-
-function asRefusal(error: unknown): MusterError {
-  if (error instanceof MusterError) return error;
-  if (error instanceof KeysUnavailable) {
-    return new MusterError("DEPENDENCY_UNAVAILABLE", undefined, { cause: error, retryAfterMs: 1_000 });
-  }
-  if (error instanceof errors.JWTExpired) return invalid("the token has expired", error);
-  if (error instanceof errors.JWTClaimValidationFailed)
-    return invalid(`claim ${error.claim} is wrong`, error);
-  if (error instanceof ZodError) {
-    return invalid(`claim ${String(error.issues[0]?.path[0] ?? "")} is wrong`, error);
-  }
-  // Which of algorithm, key or signature failed is nobody's business but ours.
-  return invalid("the token's signature cannot be verified", error);
 }

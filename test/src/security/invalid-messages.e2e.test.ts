@@ -5,6 +5,7 @@ import {
   type EventContract,
   type ReportContract,
   type RequestContract,
+  type Service,
 } from "@muster/contracts/define";
 import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
@@ -12,6 +13,7 @@ import { mesh } from "@muster/contracts/mesh";
 import { wireSchemaOf } from "@muster/contracts/schema";
 import { requestsQueue, subscriptionQueue } from "@muster/contracts/topology";
 import { agentLoginName, loginName } from "@muster/contracts/senders";
+import type { Principal } from "@muster/contracts/principal";
 import { openLogger } from "@muster/telemetry/logger";
 import { createMetrics } from "@muster/telemetry/metrics";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
@@ -23,11 +25,11 @@ import { after, before, describe, it } from "mocha";
 import { z } from "zod";
 import { ask, ended, shell } from "../following.ts";
 import { asAdmin } from "../model/facts.ts";
+import { openMeshCaller, type MeshCaller } from "../mesh-caller.ts";
 import { openSystem, type System } from "../system.ts";
 import { badEnvelopes, badPayloads } from "./odd-messages.ts";
 import { edgesOf, nearMissesOf } from "./odd.ts";
 import { quietLogs } from "./quiet.ts";
-import { openSender } from "./sending.ts";
 import { makeThings, type Things } from "./things.ts";
 
 type Asked = RequestContract | ReportContract;
@@ -44,13 +46,14 @@ const failures = [
 ];
 const requests: Asked[] = Object.values(mesh.requests).flatMap((group) => Object.values(group) as Asked[]);
 const reports: Asked[] = Object.values(mesh.reports).flatMap((group) => Object.values(group) as Asked[]);
-const tokenReply = z.object({ data: z.object({ access_token: z.string() }) });
 
 interface World {
   readonly system: System;
   /** Of who logs in so at the broker, the same each time. */
   readonly peer: (login: string) => Promise<Broker>;
-  readonly token: string;
+  /** Asks for an owner, as this service. */
+  readonly callers: ReadonlyMap<Service, MeshCaller>;
+  readonly who: Principal;
   readonly things: Things;
   /** The session of an agent that is known, by which it may report. */
   readonly agentId: string;
@@ -71,10 +74,11 @@ async function prepare(): Promise<World> {
     peers.set(login, opening);
     return opening;
   };
-  const sender = openSender(system.gatewayUrl);
-  const headers = { authorization: `Bearer ${system.apiKey}`, "content-type": "application/json" };
-  const { text } = await sender.send({ method: "POST", path: "/api/v1/auth/token", headers, body: "{}" });
-  sender.close();
+  const { tenant_id, subject, roles, permissions } = (await system.client.whoami()).data;
+  const callers = new Map<Service, MeshCaller>();
+  for (const service of ["gateway", "reliability"] as const) {
+    callers.set(service, await openMeshCaller(system.vhost, service));
+  }
   const things = await makeThings(system.client, system.tenantId, system.vhost);
   const agentId = uuidv7();
   const [sample] = fc.sample(samplesOf(wireSchemaOf(mesh.reports["vm-ops.agents"].hello.payload)), {
@@ -102,8 +106,10 @@ async function prepare(): Promise<World> {
     peer,
     close: async () => {
       for (const one of peers.values()) await (await one).close();
+      for (const one of callers.values()) await one.close();
     },
-    token: tokenReply.parse(JSON.parse(text)).data.access_token,
+    callers,
+    who: { tenant_id, subject, roles, permissions },
     things,
     agentId,
     session,
@@ -141,12 +147,14 @@ async function isPaired({ adminDatabaseUrl, tenantId }: System, agentId: string)
 
 /** Sends a payload that nobody has looked at, as a peer with other contracts does. */
 async function send(contract: Asked, payload: unknown, world: World): Promise<unknown> {
-  const { peer, token, system, agentId } = world;
+  const { peer, callers, who, system, agentId } = world;
   const anything = { payload: z.unknown(), payloadBytesMax: messageBytesMax };
-  const context = { correlationId: uuidv7(), identity: token };
   if (contract.kind === "request") {
-    const asker = await peer(loginName(contract.callers[0] ?? "gateway"));
-    return await asker.request({ ...contract, ...anything }, payload, context);
+    const service = contract.callers[0] ?? "gateway";
+    const asked = { ...contract, ...anything };
+    if (contract.identity === "caller") return await callers.get(service)!.ask(asked, payload, who);
+    const asker = await peer(loginName(service));
+    return await asker.request(asked, payload, { correlationId: uuidv7() });
   }
   // What an agent says of its own session changes it: each hello is another agent's.
   const from = { tenantId: system.tenantId, agentId: contract.report === "hello" ? uuidv7() : agentId };

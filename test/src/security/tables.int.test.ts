@@ -16,7 +16,7 @@ const migrations = readdirSync(join(repository, "services"))
 
 /** Tables that belong to no tenant. */
 const shared: Readonly<Record<string, readonly string[]>> = {
-  auth: ["signing_keys", "rate_limits"],
+  auth: ["signing_keys", "mesh_keys", "rate_limits"],
   vm_ops: ["claim_key", "liveness"],
   reliability: ["presence_watch"],
 };

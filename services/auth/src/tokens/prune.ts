@@ -2,6 +2,7 @@ import type { Database } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
 import { prunePairing } from "../agents/store.ts";
 import { pruneLimits } from "../limits/store.ts";
+import { pruneMeshKeys } from "../mesh-keys/register.ts";
 import { pruneRevocations } from "../revocations/store.ts";
 import { pruneFamilies } from "./store.ts";
 
@@ -9,8 +10,8 @@ const limit = 1_000;
 const roundsMax = 20;
 
 /**
- * Forgets refresh tokens whose family has ended, what was counted long ago, and revocations that no token outlives, some at a
- * time; any number of replicas share the work.
+ * Forgets refresh tokens whose family has ended, what was counted long ago, keys whose process is gone, and revocations that no
+ * token outlives, some at a time; any number of replicas share the work.
  */
 export function openTokenPruner(o: {
   database: Pick<Database, "transaction">;
@@ -21,7 +22,7 @@ export function openTokenPruner(o: {
 } {
   let closed = false;
   async function prune(): Promise<void> {
-    for (const some of [pruneLimits, pruneFamilies, pruneRevocations, prunePairing]) {
+    for (const some of [pruneLimits, pruneFamilies, pruneMeshKeys, pruneRevocations, prunePairing]) {
       for (let round = 0; round < roundsMax && !closed; round++) {
         if ((await o.database.transaction("system", (tx) => some(tx, limit))) < limit) break;
       }

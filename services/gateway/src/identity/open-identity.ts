@@ -3,6 +3,8 @@ import { authRequests } from "@muster/contracts/auth";
 import type { Jwks } from "@muster/contracts/auth";
 import { uuidv7 } from "@muster/contracts/ids";
 import { signingKeysChanged } from "@muster/contracts/signing-keys";
+import { openMeshSigner } from "@muster/identity/mesh-signer";
+import type { MeshSigner } from "@muster/identity/mesh-signer";
 import { tokensRevoked } from "@muster/contracts/token-revocations";
 import { readTrusted } from "@muster/identity/claims";
 import { openVerifier } from "@muster/identity/verify";
@@ -10,7 +12,7 @@ import type { Verifier } from "@muster/identity/verify";
 import type { Values } from "@muster/service/settings";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
-import { askAgain, askBy, askInShadow } from "../asking.ts";
+import { askAgain, askBy, askInShadow, askVouching } from "../asking.ts";
 import type { Ask } from "../asking.ts";
 import type { settings } from "../config.ts";
 import { ApiKeys } from "./api-keys.ts";
@@ -19,11 +21,13 @@ import type { Identify } from "./authenticate.ts";
 import { KeyDocument } from "./key-document.ts";
 
 export interface Identity {
-  /** Asks as the caller; one who came with an API key gets another token when the first is refused. */
+  /** Asks for the caller; one who came with an API key gets another token when the first is refused. */
   readonly ask: Ask;
   readonly apiKeys: ApiKeys;
   readonly identify: Identify;
   readonly keyDocument: KeyDocument;
+  /** Ok once the owners can know the key by which this process vouches for callers. */
+  health(): ReturnType<MeshSigner["health"]>;
   /** For the broker, which verifies agents' tokens by it. */
   readonly brokerKeyDocument: KeyDocument;
   close(): Promise<void>;
@@ -68,14 +72,25 @@ export async function openIdentity(o: {
     keysMaxAgeMs,
   );
   const hearing = await hearChanges(broker, { verifier, apiKeys, keyDocument, brokerKeyDocument });
+  const signer = openMeshSigner({
+    service: "gateway",
+    register: (key) => ask(authRequests.registerMeshKey, key, newWork(), timeoutMs),
+    ...{ logger, metrics, waitMs: timeoutMs },
+  });
+  const vouching = askVouching(ask, { signer, logger });
   const verify = (token: string) => verifier.verify(token);
   return {
-    ask: askAgain(config.AUTH_MODE === "shadow" ? askInShadow(ask, { logger, metrics }) : ask, apiKeys),
+    ask: askAgain(
+      config.AUTH_MODE === "shadow" ? askInShadow(vouching, { logger, metrics }) : vouching,
+      apiKeys,
+    ),
     apiKeys,
     identify: identifyBearer({ mode: config.AUTH_MODE, shadowTenantId, apiKeys, verify, logger, metrics }),
     keyDocument,
+    health: () => signer.health(),
     brokerKeyDocument,
     async close() {
+      await signer.close();
       await hearing.close();
       await verifier.close();
     },

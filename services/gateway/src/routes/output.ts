@@ -51,8 +51,8 @@ async function streamTo(
   const asViewer = async (): Promise<Asked> => {
     // A shadow stays one: it was counted when it came.
     const again = () => deps.identify({ ...request, route: routes.readOutput });
-    const { token } = request.token === undefined ? request : await again();
-    return { context: { ...request.context, identity: token }, signal, bearer: request.bearer };
+    const { token, principal } = request.token === undefined ? request : await again();
+    return { context: { ...request.context, identity: token }, principal, signal, bearer: request.bearer };
   };
   let readAtMs = 0;
   try {
