@@ -51,10 +51,10 @@ describe("an agent that dies between any two of its durable steps", function () 
       work.add(await victim.steps());
       for (let point = work.next(); point !== undefined; point = work.next()) {
         if (atStart.has(point.step)) await victim.process.stop();
-        const id = victim.arm(point);
+        const id = victim.arm([point]);
         if (victim.process.ended) victim.start();
         const round = oneOfEach(model, { served: vm, lonely });
-        const hit = await victim.hit(id, comesWithinMs);
+        const hit = (await victim.hit(id, comesWithinMs)) === 0;
         work.settle(point, hit);
         if (hit && point.how === "kill") await victim.gone();
         victim.disarm();
@@ -80,10 +80,10 @@ describe("an agent that dies between any two of its durable steps", function () 
     await allEnded([await one()]);
     work.add(await victim.steps(true));
     for (let point = work.next(); point !== undefined; point = work.next()) {
-      const id = victim.arm(point, true);
+      const id = victim.arm([point], true);
       const entry = await one();
       await allEnded([entry]);
-      work.settle(point, await victim.hit(id, 100, true));
+      work.settle(point, (await victim.hit(id, 100, true)) === 0);
       work.add(await victim.steps(true));
     }
     process.stdout.write(work.words("supervisor"));

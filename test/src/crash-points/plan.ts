@@ -8,20 +8,23 @@ export type Side = (typeof sides)[number];
  * `kill`: the process kills itself there. `cut`: its connections to broker and database are destroyed there.
  * `stop`: it stops itself there, so that the test can kill something else, and goes on when it is told to.
  */
-export const plan = z.object({
-  id: z.string(),
+export const point = z.object({
   step: z.string(),
   /** The how-manieth occurrence since the plan was read. */
   nth: z.number().int().min(1),
   side: z.enum(sides),
   how: z.enum(["kill", "cut", "stop"]),
 });
+export type Point = z.infer<typeof point>;
+
+/** What a process does: at whichever of its points comes first, and nothing at the others. */
+export const plan = z.object({ id: z.string(), points: z.array(point) });
 export type Plan = z.infer<typeof plan>;
 
 /** What a process with the preload is told, as JSON in this variable. */
 export const orderVariable = "CRASH_POINTS";
 export const order = z.object({
-  /** Every step is appended here, one line each: `step <words>`, `hit <id of the plan>`. */
+  /** Every step is appended here, one line each: `step <words>`, `hit <id of the plan> <index of its point>`. */
   trace: z.string(),
   /** Read at start and whenever it has changed. */
   plan: z.string(),

@@ -8,8 +8,9 @@ import { eventuallyHolds } from "@muster/testing/eventually";
 import { openModel, type Model } from "../model/model.ts";
 import { openSystem, type System } from "../system.ts";
 import { keepAtWork } from "./load.ts";
-import { agentEnv, comesWithinMs, compressed, foreignMayDie } from "./settings.ts";
-import { nameOf, thoroughness, type Point } from "./sweep.ts";
+import { agentEnv, compressed, foreignMayDie, noneCameMs } from "./settings.ts";
+import type { Point } from "./plan.ts";
+import { nameOf, thoroughness } from "./sweep.ts";
 import { Victim } from "./victim.ts";
 
 /** Points at which each server dies, when not all are asked for: it takes seconds to start again. */
@@ -67,9 +68,10 @@ describe("a server that dies while a service is between two of its durable steps
       const enough = model.entries.length + 8;
       await eventuallyHolds(() => expect(model.entries.length).to.be.at.least(enough), 60_000);
       points = chosen(await victim.steps(), kinds);
-      for (const point of points) {
-        // After a server was away agents come back by and by, and with them the steps.
-        if (!(await victim.hit(victim.arm(point), 3 * comesWithinMs))) continue;
+      for (let waiting = points; waiting.length > 0;) {
+        const point = waiting[await victim.hit(victim.arm(waiting), noneCameMs)];
+        if (point === undefined) break;
+        waiting = waiting.filter((one) => one !== point);
         done.push(nameOf(point));
         await (what === "broker" ? servers.killBroker("SIGKILL") : servers.killDatabase("SIGKILL"));
         victim.process.signal("SIGCONT");

@@ -15,6 +15,8 @@ export const agentEnv = { MUSTER_AGENT_KILL_GRACE_MS: "500", MUSTER_AGENT_STOP_G
 
 /** How long a step may take to come; one that came once and not again is said. */
 export const comesWithinMs = 15_000;
+/** After so long without any of the steps that are waited for, none of them is expected: longer than any of them takes. */
+export const noneCameMs = 2 * comesWithinMs;
 
 /** The broker may give up what is not ours; nothing else. */
 export const foreignMayDie = (letter: { reason: string; type: string }): boolean =>

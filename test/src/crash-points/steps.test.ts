@@ -31,7 +31,11 @@ describe("the steps of a process", () => {
       ...["before commit a", "after commit a", "before publish b", undefined],
     ]);
     work.add(["commit a", "commit c"]);
+    expect(work.waiting).to.have.length(2);
     expect(work.next()).to.include({ step: "commit c", side: "before" });
+    for (const point of work.waiting) work.settle(point, true);
+    expect(work.waiting).to.deep.equal([]);
+    expect(work.done).to.deep.equal(["kill after commit c #1"]);
     expect(work.steps).to.equal(3);
   });
 });

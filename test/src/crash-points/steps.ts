@@ -1,6 +1,6 @@
 import fs from "node:fs";
 import { Socket } from "node:net";
-import { plan as planSchema, type Order, type Plan, type Side } from "./plan.ts";
+import { plan as planSchema, type Order, type Plan, type Point, type Side } from "./plan.ts";
 
 // The originals: what is counted must not count its own writing.
 const { openSync, closeSync, readFileSync, renameSync, statSync, writeSync } = fs;
@@ -18,7 +18,7 @@ export interface Begun {
   done(): boolean;
 }
 
-/** Counts the durable steps of this process and does at one of them what the plan says. */
+/** Counts the durable steps of this process and does at one of them what its plan says. */
 export class Steps {
   readonly #order: Order;
   readonly #trace: number;
@@ -53,10 +53,14 @@ export class Steps {
 
   #at(step: string, count: number, side: Side): boolean {
     const plan = this.#plan;
-    if (plan === undefined || plan.step !== step || plan.nth !== count || plan.side !== side) return false;
+    const isHere = (point: Point): boolean =>
+      point.step === step && point.nth === count && point.side === side;
+    const index = plan?.points.findIndex(isHere) ?? -1;
+    const point = plan?.points[index];
+    if (plan === undefined || point === undefined) return false;
     this.#plan = undefined;
-    writeSync(this.#trace, `hit ${plan.id}\n`);
-    switch (plan.how) {
+    writeSync(this.#trace, `hit ${plan.id} ${index}\n`);
+    switch (point.how) {
       case "kill":
         process.kill(process.pid, "SIGKILL");
         Atomics.wait(shared, 0, 0);

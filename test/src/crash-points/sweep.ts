@@ -1,4 +1,4 @@
-import { sides, type Plan } from "./plan.ts";
+import { sides, type Point } from "./plan.ts";
 
 /** How thorough a sweep is. */
 export interface Thoroughness {
@@ -15,14 +15,13 @@ export function thoroughness(env: NodeJS.ProcessEnv): Thoroughness {
     : { occurrences: 1, cuts: false };
 }
 
-export type Point = Omit<Plan, "id">;
 export const nameOf = ({ step, nth, side, how }: Point): string => `${how} ${side} ${step} #${nth}`;
 
-/** The points of a process: found from the steps that it takes, and each handed out once. */
+/** The points of a process: found from the steps that it takes, and each settled once. */
 export class Worklist {
   readonly #thorough: Thoroughness;
   readonly #known = new Set<string>();
-  readonly #waiting: Point[] = [];
+  #waiting: Point[] = [];
   readonly done: string[] = [];
   readonly missed: string[] = [];
 
@@ -49,11 +48,18 @@ export class Worklist {
     return this.#known.size;
   }
 
+  /** One of what waits, which waits no longer. */
   next(): Point | undefined {
     return this.#waiting.shift();
   }
 
+  /** What waits, to be settled in any order. */
+  get waiting(): readonly Point[] {
+    return this.#waiting;
+  }
+
   settle(point: Point, hit: boolean): void {
+    this.#waiting = this.#waiting.filter((one) => one !== point);
     (hit ? this.done : this.missed).push(nameOf(point));
   }
 
@@ -66,6 +72,6 @@ export class Worklist {
 }
 
 /** A publish that left is a confirm that may come: `confirm` before is its other side. */
-function sidesOf(step: string): readonly Plan["side"][] {
+function sidesOf(step: string): readonly Point["side"][] {
   return step.startsWith("publish ") ? ["before"] : sides;
 }

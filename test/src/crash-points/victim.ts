@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { eventually } from "@muster/testing/eventually";
 import type { ManagedProcess } from "../processes.ts";
-import { orderVariable, type Order, type Plan } from "./plan.ts";
+import { orderVariable, type Order, type Plan, type Point } from "./plan.ts";
 
 const preload = new URL("./preload.js", import.meta.url).href;
 
@@ -42,27 +42,29 @@ export class Victim {
     });
   }
 
-  /** Tells it, or the next supervisor that it starts, what to do; answers the id by which `hit` knows it. */
-  arm(plan: Omit<Plan, "id">, supervisor = false): string {
-    const id = `${this.process.name}-${randomUUID()}`;
+  /** Tells it, or the next supervisor that it starts, where to do what; answers the id by which `hit` knows it. */
+  arm(points: readonly Point[], supervisor = false): string {
+    const plan: Plan = { id: `${this.process.name}-${randomUUID()}`, points: [...points] };
     const file = supervisor ? (this.#order.supervisors?.plan ?? "") : this.#order.plan;
     // Whole at once: it is read at any moment.
-    writeFileSync(`${file}.new`, JSON.stringify({ ...plan, id }));
+    writeFileSync(`${file}.new`, JSON.stringify(plan));
     renameSync(`${file}.new`, file);
-    return id;
+    return plan.id;
   }
 
   /** Nothing more will happen to it. */
   disarm(): void {
-    this.arm({ step: "none", nth: 1, side: "before", how: "kill" });
+    this.arm([]);
   }
 
-  /** Whether the plan came about within the time. */
-  async hit(id: string, withinMs: number, supervisor = false): Promise<boolean> {
-    return await eventually(
-      async () => (await this.#lines(supervisor)).includes(`hit ${id}`),
+  /** Which point of the plan came about within the time: its index, or -1. */
+  async hit(id: string, withinMs: number, supervisor = false): Promise<number> {
+    const prefix = `hit ${id} `;
+    const line = await eventually(
+      async () => (await this.#lines(supervisor)).find((one) => one.startsWith(prefix)),
       withinMs,
-    ).catch(() => false);
+    ).catch(() => undefined);
+    return line === undefined ? -1 : Number(line.slice(prefix.length));
   }
 
   /** Resolves when the process is gone; what killed itself is gone in a moment. */
