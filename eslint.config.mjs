@@ -4,6 +4,7 @@ import tseslint from "typescript-eslint";
 const allowed = {
   "shared/contracts": [],
   "shared/telemetry": ["contracts"],
+  "shared/sealing": [],
   "shared/broker": ["contracts", "telemetry"],
   "shared/database": ["contracts", "telemetry"],
   "shared/service": ["contracts", "telemetry"],
@@ -14,8 +15,9 @@ const allowed = {
   "services/auth": ["contracts", "telemetry", "broker", "database", "service", "identity"],
   "services/vm-ops": ["contracts", "telemetry", "broker", "database", "service", "identity"],
   "services/reliability": ["contracts", "telemetry", "broker", "database", "service", "identity"],
-  "services/gateway": ["contracts", "telemetry", "broker", "service", "identity", "http"],
-  agent: ["contracts", "telemetry", "broker", "service"],
+  "services/secrets": ["contracts", "telemetry", "broker", "database", "service", "identity", "sealing"],
+  "services/gateway": ["contracts", "telemetry", "broker", "service", "identity", "http", "sealing"],
+  agent: ["contracts", "telemetry", "broker", "service", "sealing"],
   scripts: ["contracts", "broker", "client", "database", "service"],
 };
 /** Libraries that belong to one package: everybody else goes through it. */
@@ -25,6 +27,8 @@ const owners = {
   umzug: ["shared/database"],
   sequelize: ["shared/database", "services/auth", "services/vm-ops", "services/reliability"],
   express: ["shared/http", "services/gateway"],
+  opossum: ["services/secrets"],
+  jose: ["shared/identity", "shared/sealing", "services/auth"],
   pino: ["shared/telemetry"],
   "prom-client": ["shared/telemetry"],
 };
@@ -66,7 +70,7 @@ const directions = Object.entries(allowed).map(([folder, names]) => ({
 }));
 
 // The generators read what the services declare: their settings, their tables of states.
-const everything = ["agent", "auth", "gateway", "reliability", "vm-ops", ...allowed.scripts];
+const everything = ["agent", "auth", "gateway", "reliability", "secrets", "vm-ops", ...allowed.scripts];
 directions.push({
   files: ["scripts/src/generate/**/*.ts"],
   rules: { "no-restricted-imports": ["error", { patterns: patternsFor("scripts", everything) }] },

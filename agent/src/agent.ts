@@ -11,6 +11,7 @@ import { pruneRowsMax, type Journal } from "./journal/journal.ts";
 import { handleOf } from "./journal/records.ts";
 import { OutputSender } from "./output/sender.ts";
 import { Reports } from "./reports/reports.ts";
+import type { Secrets } from "./secrets/resolve.ts";
 import { Session, type Greeting } from "./session/session.ts";
 import type { BellDelivery, Transport } from "./transport/transport.ts";
 
@@ -24,6 +25,7 @@ export interface AgentParts {
   readonly journal: Journal;
   readonly drivers: Drivers;
   readonly transport: Transport;
+  readonly secrets: Secrets;
   readonly logger: Logger;
   readonly metrics: Metrics;
   /** Waited for running commands at a stop, then for their results to be acknowledged. */
@@ -87,6 +89,7 @@ class WiredAgent implements Agent {
     this.#carrier = new Carrier({
       ...{ journal, drivers, logger, output: this.#output },
       claims: new Claims(session),
+      secrets: parts.secrets,
       reports: new Reports(session),
       counters: createCounters(parts.metrics),
     });

@@ -5,6 +5,7 @@ import { openDrivers } from "./drivers/registry.ts";
 import { openLogin } from "./identity/login.ts";
 import { openHome } from "./journal/home.ts";
 import { openJournalOrIdle } from "./journal/idle.ts";
+import { Secrets } from "./secrets/resolve.ts";
 import { settings } from "./settings.ts";
 import { amqpTransport } from "./transport/amqp.ts";
 
@@ -21,6 +22,7 @@ await startService({ name: "agent", settings, env: process.env, argv: process.ar
   const drivers = await openDrivers(config.MUSTER_AGENT_DRIVERS, {
     home: home.path,
     stopGraceMs: config.MUSTER_AGENT_KILL_GRACE_MS,
+    secretsDir: config.MUSTER_AGENT_SECRETS_DIR,
   });
   const login = openLogin(config, home.path, { logger, metrics });
   const { tenantId, agentId, tokens, secret } = login;
@@ -37,8 +39,10 @@ await startService({ name: "agent", settings, env: process.env, argv: process.ar
     (opened) => opened.health(),
   );
   const transport = service.own("transport", amqpTransport({ broker, tenantId, agentId, logger, metrics }));
+  const waitMs = config.MUSTER_AGENT_SECRETS_WAIT_MS;
+  const secrets = new Secrets({ transport, tenantId, agentId, key: login.key, waitMs });
   const agent = await openAgent({
-    ...{ version, journal, drivers, transport, logger, metrics, flushMs },
+    ...{ version, journal, drivers, transport, secrets, logger, metrics, flushMs },
     vmUuids: () => login.vmUuids(),
     stopGraceMs: Math.max(
       0,

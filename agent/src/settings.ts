@@ -51,6 +51,16 @@ export const settings = {
     max: 300_000,
     default: 5_000,
   }),
+  MUSTER_AGENT_SECRETS_WAIT_MS: duration({
+    help: "How long a command waits for its secrets before it is given back, when nobody can give them now",
+    min: 0,
+    max: 600_000,
+    default: 60_000,
+  }),
+  MUSTER_AGENT_SECRETS_DIR: setting({
+    schema: z.string().startsWith("/", "must be an absolute path").max(1_024).optional(),
+    help: "Folder for secrets that reach programs as files, on a file system in memory; by default /dev/shm/muster-<uid>",
+  }),
   MUSTER_AGENT_KILL_GRACE_MS: duration({
     help: "How long a cancelled or overdue program has between TERM and KILL",
     min: 0,

@@ -39,14 +39,28 @@ export function spawnAgent(env: Record<string, string>): AgentProcess {
   };
 }
 
-/** An installed agent: a home and settings that outlive its processes. */
-export async function installAgent(mesh: ScriptedMesh) {
-  const { home, remove } = await temporaryHome();
-  const env = {
+export interface InstalledAgent {
+  readonly home: string;
+  readonly env: Record<string, string>;
+  start(): AgentProcess;
+  remove(): Promise<void>;
+}
+
+/** An agent that has a password at the broker. */
+export function installAgent(mesh: ScriptedMesh): Promise<InstalledAgent> {
+  return agentIn({
     MUSTER_AMQP_URL: mesh.link.url,
     MUSTER_TENANT_ID: mesh.tenantId,
     MUSTER_AGENT_ID: mesh.agentId,
     MUSTER_AGENT_VMS: mesh.vmUuids.join(","),
+  });
+}
+
+/** An installed agent: a home and settings that outlive its processes. */
+export async function agentIn(settings: Record<string, string>): Promise<InstalledAgent> {
+  const { home, remove } = await temporaryHome();
+  const env: Record<string, string> = {
+    ...settings,
     MUSTER_AGENT_HOME: home,
     MUSTER_AGENT_STOP_GRACE_MS: "500",
     MUSTER_AGENT_KILL_GRACE_MS: "500",

@@ -63,7 +63,7 @@ describe("when parts of the system die", function () {
     }
   });
 
-  for (const victim of ["vm-ops", "gateway", "auth", "reliability"] as const) {
+  for (const victim of ["vm-ops", "gateway", "auth", "reliability", "secrets"] as const) {
     it(`loses nothing and starts nothing twice when ${victim} is killed under load`, async () => {
       const vm = await system.registerVm(victim, 8);
       await system.startAgent({ vmUuids: [vm] });

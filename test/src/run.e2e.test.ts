@@ -93,7 +93,13 @@ describe("./scripts/run, as a new user runs it", function () {
     expect(stdout).to.contain("command succeeded: exit 0");
     expect(statSync(join(folder, ".muster/run.json")).mode & 0o777).to.equal(0o600);
     const found = state();
-    expect(Object.keys(found.services).sort()).to.deep.equal(["auth", "gateway", "reliability", "vm-ops"]);
+    expect(Object.keys(found.services).sort()).to.deep.equal([
+      "auth",
+      "gateway",
+      "reliability",
+      "secrets",
+      "vm-ops",
+    ]);
     for (const { health_url } of Object.values(found.services)) {
       expect((await fetch(health_url)).status).to.equal(200);
     }

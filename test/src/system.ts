@@ -16,10 +16,16 @@ import { endLeftWork } from "./left-work.ts";
 import { applyMesh, declaredMesh } from "./topology.ts";
 import { freePort, ManagedProcess, repository, runToEnd } from "./processes.ts";
 
-export const serviceNames = ["auth", "vm-ops", "reliability", "gateway"] as const;
+export const serviceNames = ["auth", "vm-ops", "reliability", "secrets", "gateway"] as const;
 export type ServiceName = (typeof serviceNames)[number];
 
-const schemas = { auth: "auth", "vm-ops": "vm_ops", reliability: "reliability" } as const;
+const schemas = {
+  auth: "auth",
+  "vm-ops": "vm_ops",
+  reliability: "reliability",
+  secrets: "secrets",
+} as const;
+const vault = { schema: "sealed_vault", directory: join(repository, "services/secrets/vault-migrations") };
 
 /** A broker and a database to make the system on. */
 export interface SystemServers {
@@ -95,11 +101,15 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
     schema,
     directory: join(repository, "services", service, "migrations"),
   }));
-  const database = await setupDatabase({ migrations, serverUrl: servers?.databaseUrl });
+  const database = await setupDatabase({
+    migrations: [...migrations, vault],
+    serverUrl: servers?.databaseUrl,
+  });
   await applyMesh(vhost.amqpUrl, vhost.managementUrl);
 
   const logins = await makeLogins(vhost);
-  const keyEncryption = randomBytes(32).toString("base64");
+  const newKey = () => randomBytes(32).toString("base64");
+  const [keyEncryption, secretsKey] = [newKey(), newKey()];
   const gatewayPort = options.gatewayPort ?? (await freePort());
   const envOf = async (name: ServiceName): Promise<Record<string, string>> => ({
     MUSTER_AMQP_URL: await through(name, "broker", urlFor(vhost.amqpUrl, logins[name])),
@@ -114,6 +124,12 @@ export async function openSystem(options: SystemOptions = {}): Promise<System> {
           MUSTER_AUTH_KEY_ENCRYPTION_KEY: keyEncryption,
           MUSTER_MANAGEMENT_URL: urlFor(vhost.managementUrl, logins.warden),
           MUSTER_AUTH_AGENT_BROKER_URL: withoutUser(vhost.amqpUrl),
+        }
+      : {}),
+    ...(name === "secrets"
+      ? {
+          MUSTER_SECRETS_KEY_ENCRYPTION_KEY: secretsKey,
+          MUSTER_SECRETS_VAULT_DATABASE_URL: await through(name, "database", database.urlFor(vault.schema)),
         }
       : {}),
     ...options.env?.[name],

@@ -1,9 +1,8 @@
 import { randomUUID } from "node:crypto";
 import type { Doorbell } from "@muster/contracts/agents";
-import { fullJitterMs } from "@muster/broker/waiting";
 import { runWith } from "@muster/telemetry/context";
 import type { Logger } from "@muster/telemetry/logger";
-import { isFinal, type Claims, type Grant } from "../claims/claims.ts";
+import type { Claims, Grant } from "../claims/claims.ts";
 import { StartRefused, failed } from "../drivers/driver.ts";
 import type { Driver, Outcome, OutputSource, Running } from "../drivers/driver.ts";
 import type { Drivers } from "../drivers/registry.ts";
@@ -13,28 +12,29 @@ import { handleOf, type AttemptKey, type AttemptRow } from "../journal/records.t
 import { Lanes } from "../lanes/lanes.ts";
 import type { OutputSender } from "../output/sender.ts";
 import type { Reports } from "../reports/reports.ts";
+import type { Secrets } from "../secrets/resolve.ts";
 import { SessionClosed } from "../session/session.ts";
+import { claimFor } from "./claim.ts";
 import type { Counters } from "./counters.ts";
 import { Deliveries, writeAtLast } from "./deliver.ts";
-import { claimOf, hold, type Held } from "./held.ts";
-import { abandoned, fitting, poisonous, provesNoStart } from "./outcomes.ts";
+import { hold, type Held } from "./held.ts";
+import { abandoned, cancelledBefore, fitting, poisonous, provesNoStart } from "./outcomes.ts";
+import { provide } from "./provide.ts";
 import { jittered, keepLease } from "./renew.ts";
 
-const claimBackoff = { baseMs: 500, maxMs: 30_000 } as const;
-const retryAfterDefaultMs = 2_000;
 /** The next command of a VM need not wait for ever for the last one's acknowledgement. */
 const laneHoldMs = 5_000;
 /** A command that was starting or running at this many crashes of its agent is not started again here. */
 const crashesMax = 2;
 const waitingPerVmMax = 2_000;
 
-type Claimed = { grant: Grant; sentAtMs: number } | { comeAgainMs: number } | undefined;
 export type BellVerdict = "taken" | "duplicate" | "cancel" | "dropped";
 
 export interface CarrierParts {
   readonly journal: Journal;
   readonly drivers: Drivers;
   readonly claims: Claims;
+  readonly secrets: Secrets;
   readonly reports: Reports;
   readonly output: OutputSender;
   readonly counters: Counters;
@@ -43,7 +43,7 @@ export interface CarrierParts {
 
 /**
  * Carries each attempt from its doorbell to its acknowledged result:
- * journal received with the claim's nonce → claim → journal starting → start → journal started → lease and output → journal finished → result.
+ * journal received with the claim's nonce → claim → secrets → journal starting → start → journal started → lease and output → journal finished → result.
  * Nothing starts without a live claim, and nothing before `starting` is on disk.
  */
 export class Carrier {
@@ -128,12 +128,17 @@ export class Carrier {
         continue;
       }
       this.#held.set(held.handle, held);
-      if (row.state === "received") {
+      if (row.state === "received" && held.token === undefined) {
         this.#lanes.add(held);
         vms.add(held.vmUuid);
         continue;
       }
       this.#lanes.occupy(held);
+      if (row.state === "received") {
+        const why = "the agent died while it waited for the command's secrets, which are given once";
+        void this.#guard(held, () => this.#end(held, abandoned(why), undefined));
+        continue;
+      }
       if (journal.afterCrash) {
         const fields = { crashes: row.crashes + 1 };
         await journal.write({ kind: "noted", key: held.key, fields }).catch(() => undefined);
@@ -172,7 +177,11 @@ export class Carrier {
 
   async #carry(held: Held): Promise<void> {
     const { journal } = this.#parts;
-    const granted = await this.#claim(held);
+    const granted = await claimFor(held, {
+      ...{ journal, claims: this.#parts.claims, counters: this.#parts.counters, signal: this.#stop.signal },
+      isStopping: () => this.#stopping,
+      onFirst: (bell) => void this.ring(bell).catch(() => undefined),
+    });
     if (granted !== undefined && "comeAgainMs" in granted) {
       this.#comeAgain(held, granted.comeAgainMs);
       return;
@@ -186,7 +195,8 @@ export class Carrier {
     const { grant, sentAtMs } = granted;
     held.token = grant.token;
     held.leaseEndsMs = sentAtMs + grant.lease_ms;
-    await this.#perform(held, grant);
+    const running = await this.#start(held, grant);
+    if (running !== undefined) await this.#attend(held, running, jittered(grant.lease_ms / 3));
   }
 
   /** Back into its lane, so that an earlier command that was heard of later can pass; then it asks again. */
@@ -198,44 +208,10 @@ export class Carrier {
     });
   }
 
-  /** The grant; undefined when the attempt is over for this agent. Throws when the agent stops. */
-  async #claim(held: Held): Promise<Claimed> {
-    const { claims, counters, journal } = this.#parts;
-    const item = claimOf(held);
-    for (let failures = 0; ;) {
-      if (this.#stopping) throw new SessionClosed("stopping");
-      await journal.whenWritable(this.#stop.signal);
-      let waitMs: number;
-      try {
-        const { answer, sentAtMs } = await claims.claim(item);
-        failures = 0;
-        if (answer.outcome === "granted") {
-          counters.claims.inc({ answer: "granted" });
-          return { grant: answer, sentAtMs };
-        }
-        counters.claims.inc({ answer: answer.reason });
-        held.logger.info({ reason: answer.reason }, "claim denied");
-        if (isFinal(answer)) return undefined;
-        // What it waits for is known here already, unless that one's doorbell was lost.
-        if (answer.first !== undefined) void this.ring(answer.first).catch(() => undefined);
-        waitMs = jittered(answer.retry_after_ms ?? retryAfterDefaultMs);
-        if (held.lane === "work") return { comeAgainMs: waitMs };
-      } catch (error) {
-        if (error instanceof SessionClosed) throw error;
-        held.logger.warn({ err: error }, "the claim was not answered; it is sent again");
-        waitMs = fullJitterMs(++failures, claimBackoff.baseMs, claimBackoff.maxMs);
-      }
-      await held.alarm.sleep(waitMs);
-    }
-  }
-
-  async #perform(held: Held, grant: Grant): Promise<void> {
+  /** Undefined when it has ended without a start. What it has of secrets is let go of when this returns. */
+  async #start(held: Held, grant: Grant): Promise<Running | undefined> {
     const { journal, drivers, counters } = this.#parts;
     const driver = drivers.forAction(grant.action);
-    const work = {
-      ...{ handle: held.handle, commandId: held.key.commandId, action: grant.action },
-      ...{ params: grant.params, timeoutMs: grant.timeout_ms },
-    };
     if (journal.crashesOf(held.key.commandId) >= crashesMax) {
       return this.#end(held, poisonous(crashesMax), undefined);
     }
@@ -244,6 +220,16 @@ export class Carrier {
       return this.#end(held, failed("action_not_supported", "none", error), undefined);
     }
     if (this.#stopping) return this.#end(held, abandoned("the agent was stopping"), undefined);
+    const provided = await provide(held, grant, driver, {
+      ...{ journal, counters, secrets: this.#parts.secrets },
+      keepLease: () => this.#keepLease(held, jittered(grant.lease_ms / 3)),
+    });
+    if ("outcome" in provided) return this.#end(held, provided, undefined);
+    const { secrets, untilMs, waitedMs } = provided;
+    const work = {
+      ...{ handle: held.handle, commandId: held.key.commandId, action: grant.action },
+      ...{ params: grant.params, timeoutMs: Math.max(1, Math.round(grant.timeout_ms - waitedMs)) },
+    };
     const fields = { token: grant.token, driver: driver.name, note: driver.note(work) };
     try {
       await journal.write({ kind: "starting", key: held.key, fields });
@@ -251,18 +237,20 @@ export class Carrier {
       held.logger.error({ err: error }, "not started: the journal cannot be written");
       return this.#end(held, abandoned("the agent's journal could not be written"), undefined);
     }
+    if (held.cancelled) return this.#end(held, cancelledBefore(), undefined);
     // After the flush, not before: a slow disk may have used up the lease.
-    if (this.#stopping || performance.now() >= held.leaseEndsMs) {
-      const why = this.#stopping
-        ? "the agent was stopping"
-        : "the grant came too late to start under its lease";
+    if (this.#stopping || performance.now() >= Math.min(held.leaseEndsMs, untilMs)) {
+      const why = this.#stopping ? "the agent was stopping" : "it came too late to start under its lease";
       return this.#end(held, abandoned(why), undefined);
     }
     let running: Running;
     try {
-      running = await driver.start(work);
+      running = await driver.start(secrets === undefined ? work : { ...work, secrets });
     } catch (error) {
-      if (error instanceof AlreadyStarted) return this.#found(held, driver, {});
+      if (error instanceof AlreadyStarted) {
+        await this.#found(held, driver, {});
+        return undefined;
+      }
       const reason = error instanceof StartRefused ? error.reason : "start_failed";
       const effect = error instanceof StartRefused ? "none" : "unknown";
       return this.#end(
@@ -274,7 +262,7 @@ export class Carrier {
     counters.starts.inc({ action: grant.action });
     held.logger.info({ action: grant.action, handle: held.handle }, "started");
     void journal.write({ kind: "started", key: held.key }).catch(() => undefined);
-    await this.#attend(held, running, jittered(grant.lease_ms / 3));
+    return running;
   }
 
   async #reattach(held: Held, row: AttemptRow): Promise<void> {
@@ -306,26 +294,30 @@ export class Carrier {
   /** Keeps the lease and sends output until the work has ended. */
   async #attend(held: Held, running: Running, renewInMs: number): Promise<void> {
     held.running = running;
+    if (held.cancelled) running.stop();
     this.#sendOutput(held, running.output);
-    let over = false;
-    const isOver = (): boolean => over || this.#stop.signal.aborted;
-    void keepLease(held, renewInMs, isOver, this.#parts.reports, this.#parts.counters);
+    this.#keepLease(held, renewInMs);
     const outcome = await running.outcome;
-    over = true;
     held.running = undefined;
-    held.alarm.ring();
     this.#parts.output.nudge();
     await this.#finish(held, outcome, running.output !== undefined);
   }
 
+  #keepLease(held: Held, renewInMs: number): void {
+    void keepLease(held, renewInMs, this.#stop.signal, this.#parts);
+  }
+
   /** An end without anything to attend to. */
-  #end(held: Held, outcome: Outcome, output: OutputSource | undefined): Promise<void> {
+  async #end(held: Held, outcome: Outcome, output: OutputSource | undefined): Promise<undefined> {
     this.#sendOutput(held, output);
-    return this.#finish(held, outcome, output !== undefined);
+    await this.#finish(held, outcome, output !== undefined);
+    return undefined;
   }
 
   async #finish(held: Held, seen: Outcome, hasOutput: boolean): Promise<void> {
     const outcome = fitting(seen);
+    held.over = true;
+    if (held.leaseKept) held.alarm.ring();
     this.#parts.counters.ends.inc({ outcome: outcome.outcome, reason: outcome.reason });
     const { reason, effect, result } = outcome;
     held.logger.info({ outcome: outcome.outcome, reason, effect, exit_code: result.exit_code }, "finished");
@@ -380,7 +372,10 @@ export class Carrier {
   /** Takes nothing new, waits up to `graceMs` for what runs, leaves the rest to be found again; then flushes results. */
   async close(graceMs: number, flushMs: number): Promise<void> {
     this.#stopping = true;
-    for (const held of this.#held.values()) if (held.running === undefined) held.alarm.ring();
+    for (const held of this.#held.values()) {
+      held.waiting?.abort("stopping");
+      if (held.running === undefined) held.alarm.ring();
+    }
     await until(() => this.running.length === 0, graceMs);
     await until(() => this.#deliveries.underWay === 0, flushMs);
     this.#stop.abort();

@@ -12,6 +12,11 @@ export function createCounters(metrics: Metrics) {
       help: "Answers to claims: granted, or the reason of a denial",
       labels: ["answer"],
     }),
+    secrets: metrics.counter({
+      name: "muster_agent_secrets_total",
+      help: "Answers to questions for secrets: given, or the code of a refusal",
+      labels: ["answer"],
+    }),
     starts: metrics.counter({
       name: "muster_agent_starts_total",
       help: "Attempts that were started, by action",

@@ -22,6 +22,14 @@ export interface Held {
   token: string | undefined;
   leaseEndsMs: number;
   running: Running | undefined;
+  /** Ends what it waits for between its grant and its start. */
+  waiting: AbortController | undefined;
+  /** It was told to be, perhaps before there was anything to stop. */
+  cancelled: boolean;
+  /** Its lease is kept from its first wait to its end. */
+  leaseKept: boolean;
+  /** Nothing is to be kept any more. */
+  over: boolean;
 }
 
 type Fields = Pick<
@@ -54,6 +62,10 @@ export function hold(fields: Fields, nonce: string, logger: Logger): Held {
     token: fields.token ?? undefined,
     leaseEndsMs: 0,
     running: undefined,
+    waiting: undefined,
+    cancelled: false,
+    leaseKept: false,
+    over: false,
   };
 }
 

@@ -11,6 +11,11 @@ export function abandoned(why: string): Outcome {
   };
 }
 
+/** Somebody wanted it gone before it was started. */
+export function cancelledBefore(): Outcome {
+  return { outcome: "cancelled", reason: "cancelled_before_start", effect: "none", result: emptyResult };
+}
+
 export function poisonous(crashes: number): Outcome {
   const error = `refused: this agent died ${crashes} times while the command was starting or running`;
   return { outcome: "poison", reason: "poison", effect: "unknown", result: { ...emptyResult, error } };

@@ -18,10 +18,12 @@ export function jittered(ms: number, random: () => number = Math.random): number
 export async function keepLease(
   held: Held,
   firstMs: number,
-  over: () => boolean,
-  reports: Reports,
-  counters: Counters,
+  signal: AbortSignal,
+  { reports, counters }: { readonly reports: Reports; readonly counters: Counters },
 ): Promise<void> {
+  if (held.leaseKept) return;
+  held.leaseKept = true;
+  const over = (): boolean => held.over || signal.aborted;
   let lost = false;
   let waitMs = firstMs;
   for (let failures = 0; ;) {
@@ -41,16 +43,21 @@ export async function keepLease(
         lost = false;
         held.leaseEndsMs = answer.sentAtMs + answer.lease_ms;
         waitMs = jittered(Math.max(answer.next_renew_ms, 100));
-        if (answer.desired === "cancel") held.running?.stop();
+        if (answer.desired === "cancel") {
+          held.cancelled = true;
+          held.waiting?.abort("cancelled");
+          held.running?.stop();
+        }
       } else if (answer.outcome === "retry") {
         waitMs = jittered(Math.max(answer.retry_after_ms, 100));
       } else {
         if (answer.outcome === "refused") counters.staleTokens.inc({ report: "progress" });
+        held.waiting?.abort("lost");
         held.logger.warn({ answer: answer.outcome }, "the lease is no longer renewed; the work goes on");
         return;
       }
     } catch (error) {
-      if (error instanceof SessionClosed) return;
+      if (error instanceof SessionClosed || over()) return;
       held.logger.debug({ err: error }, "progress was not answered");
       waitMs = 100 + fullJitterMs(failures++, backoff.baseMs, backoff.maxMs);
     }

@@ -1,6 +1,7 @@
 import type { ActionName } from "@muster/contracts/actions";
 import type { CommandResult, Effect, Reason, StreamName } from "@muster/contracts/commands";
 import type { resultOutcomes } from "@muster/contracts/agents";
+import type { ResolvedSecrets } from "@muster/contracts/secret-reports";
 
 export type ResultOutcome = (typeof resultOutcomes)[number];
 
@@ -20,6 +21,8 @@ export interface Work {
   readonly action: ActionName;
   readonly params: Readonly<Record<string, unknown>>;
   readonly timeoutMs: number;
+  /** Of every reference that the params name; with those alone. In memory and nowhere else. */
+  readonly secrets?: ResolvedSecrets;
 }
 
 /** Captured output, readable while the work runs and after its end. */
@@ -48,10 +51,19 @@ export type Reattached =
   | { readonly state: "ended"; readonly outcome: Outcome; readonly output: OutputSource | undefined }
   | { readonly state: "not_started" };
 
+export interface DriverSurroundings {
+  readonly home: string;
+  readonly stopGraceMs: number;
+  /** For secrets as files, on a file system in memory; by default `/dev/shm/muster-<uid>`. */
+  readonly secretsDir?: string | undefined;
+}
+
 /** How an agent does actions. A new driver is one folder and one line in `registry.ts`. */
 export interface Driver {
   readonly name: string;
   readonly actions: readonly ActionName[];
+  /** Whether it can bring secrets to what it runs. */
+  readonly takesSecrets: boolean;
   /** What `reattach` will need besides the handle; journaled before `start`. No secrets, at most 4 KiB. */
   note(work: Work): Readonly<Record<string, string>>;
   /** Throws `StartRefused` when nothing was started, `AlreadyStarted` when the handle was used before. */

@@ -1,12 +1,7 @@
 import type { ActionName } from "@muster/contracts/actions";
-import type { Driver } from "./driver.ts";
+import type { Driver, DriverSurroundings } from "./driver.ts";
 import { EchoDriver } from "./echo/echo-driver.ts";
 import { ProcessDriver } from "./process/process-driver.ts";
-
-export interface DriverSurroundings {
-  readonly home: string;
-  readonly stopGraceMs: number;
-}
 
 /** Every driver there is; a new one is a folder and a line here. */
 const registry = {

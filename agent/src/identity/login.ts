@@ -1,3 +1,4 @@
+import type { KeyObject } from "node:crypto";
 import { agentLoginName } from "@muster/contracts/senders";
 import { SettingsError, type SettingFault, type Values } from "@muster/service/settings";
 import type { Logger } from "@muster/telemetry/logger";
@@ -19,8 +20,10 @@ export interface Login {
   readonly url: () => Promise<string>;
   /** What takes the login's place once it is connected: a token with every queue may be too long to log in with. */
   readonly secret?: () => string | undefined;
-  /** Absent for an agent that has a password. */
+  /** These are absent for an agent that has a password. */
   readonly tokens?: BrokerTokens;
+  /** Of its pairing (Ed25519): by this it proves who it is. */
+  readonly key?: KeyObject;
 }
 
 /**
@@ -79,14 +82,15 @@ function byToken(
 ): Login {
   const { tenant_id: tenantId, agent_id: agentId } = identity;
   const door = new GatewayDoor(config.MUSTER_GATEWAY_URL ?? identity.gateway_url);
-  const tokens = new BrokerTokens({ agentId, key: privateKeyOf(identity.private_key), door, ...o });
+  const key = privateKeyOf(identity.private_key);
+  const tokens = new BrokerTokens({ agentId, key, door, ...o });
   const addressOf = (said: string | null) => config.MUSTER_AMQP_URL ?? said ?? identity.broker_url;
   if (addressOf(null) === null) {
     const rule = "must be set: the pairing did not say where the broker is";
     throw new SettingsError([{ name: "MUSTER_AMQP_URL", rule, value: undefined }]);
   }
   return {
-    ...{ tenantId, agentId, tokens },
+    ...{ tenantId, agentId, tokens, key },
     vmUuids: () => tokens.last?.agent.vm_uuids ?? [],
     async url() {
       const { agent } = await tokens.current();

@@ -189,7 +189,7 @@ export class Journal {
          received_seq, age_ms)
        VALUES (?, ?, 'received', ?, ?, ?, ?, ?, ?, ?, ?)
        ON CONFLICT DO UPDATE SET state = 'received', output_done = 0, epoch = excluded.epoch, nonce = excluded.nonce,
-         age_ms = excluded.age_ms
+         token = NULL, age_ms = excluded.age_ms
        WHERE state = 'forgotten'`,
     ).run(
       change.key.commandId,

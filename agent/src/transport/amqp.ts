@@ -33,8 +33,8 @@ export function amqpTransport(o: {
   }, watchMs);
   return {
     name: "amqp",
-    report: (contract, payload) =>
-      broker.report(contract, payload, { tenantId, agentId }, { correlationId: uuidv7(), tenantId }),
+    report: (contract, payload, options) =>
+      broker.report(contract, payload, { tenantId, agentId }, { correlationId: uuidv7(), tenantId }, options),
     listen: (vmUuid, onBell) =>
       broker.consume(vmQueue(tenantId, vmUuid), options, (delivery) => {
         try {

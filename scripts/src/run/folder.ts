@@ -38,12 +38,19 @@ export function logFileOf(folder: RunFolder, name: string): string {
   return join(folder.logs, `${name}.log`);
 }
 
-export const serviceNames = ["auth", "vm-ops", "reliability", "gateway"] as const;
+export const serviceNames = ["auth", "vm-ops", "reliability", "secrets", "gateway"] as const;
 export type ServiceName = (typeof serviceNames)[number];
 /** Those with a schema of their own, and the role that they log in as. */
-export const schemas = { auth: "auth", "vm-ops": "vm_ops", reliability: "reliability" } as const;
+export const schemas = {
+  auth: "auth",
+  "vm-ops": "vm_ops",
+  reliability: "reliability",
+  secrets: "secrets",
+} as const;
 export type StoringService = keyof typeof schemas;
-export const storingServices: readonly StoringService[] = ["auth", "vm-ops", "reliability"];
+export const storingServices: readonly StoringService[] = ["auth", "vm-ops", "reliability", "secrets"];
+/** The sealed vault's schema, and the role that it is read by. */
+export const vaultSchema = "sealed_vault";
 
 /** A compiled program of a package: `programOf("services/auth", "migrate")`. */
 export function programOf(packageFolder: string, name: string): string {

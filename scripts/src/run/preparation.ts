@@ -5,7 +5,7 @@ import type { Servers } from "../servers/servers.ts";
 import type { Secrets } from "../servers/secrets.ts";
 import { mustRun } from "../system/child.ts";
 import { readJson, writeJson } from "../system/files.ts";
-import { logFileOf, programOf, schemas, storingServices } from "./folder.ts";
+import { logFileOf, programOf, schemas, storingServices, vaultSchema } from "./folder.ts";
 import type { RunFolder, StoringService } from "./folder.ts";
 
 export const ownerEmail = "owner@muster.local";
@@ -24,9 +24,18 @@ const programTimeoutMs = 120_000;
 
 /** The database as one service's own role sees it. */
 export function roleUrl(adminUrl: string, service: StoringService, secrets: Secrets): string {
+  return urlAs(adminUrl, schemas[service], secrets);
+}
+
+/** The database as the sealed vault's role sees it. */
+export function vaultUrl(adminUrl: string, secrets: Secrets): string {
+  return urlAs(adminUrl, vaultSchema, secrets);
+}
+
+function urlAs(adminUrl: string, role: string, secrets: Secrets): string {
   const url = new URL(adminUrl);
-  url.username = schemas[service];
-  url.password = secrets.get(`role.${schemas[service]}`);
+  url.username = role;
+  url.password = secrets.get(`role.${role}`);
   return url.toString();
 }
 
@@ -36,6 +45,9 @@ async function migrate(service: StoringService, o: PreparationOptions): Promise<
       ...o.env,
       MUSTER_ADMIN_DATABASE_URL: o.servers.databaseUrl,
       MUSTER_DATABASE_URL: roleUrl(o.servers.databaseUrl, service, o.secrets),
+      ...(service === "secrets"
+        ? { MUSTER_SECRETS_VAULT_DATABASE_URL: vaultUrl(o.servers.databaseUrl, o.secrets) }
+        : {}),
     },
     logFile: logFileOf(o.folder, `${service}-migrate`),
     timeoutMs: programTimeoutMs,

@@ -7,7 +7,7 @@ import type { Secrets } from "../servers/secrets.ts";
 import type { Servers } from "../servers/servers.ts";
 import { logFileOf, programOf, schemas, serviceNames } from "./folder.ts";
 import type { RunFolder, ServiceName, StoringService } from "./folder.ts";
-import { roleUrl, tenantId } from "./preparation.ts";
+import { roleUrl, tenantId, vaultUrl } from "./preparation.ts";
 import type { Machine } from "./preparation.ts";
 
 export const internalNames = [...serviceNames, "agent"] as const;
@@ -44,12 +44,13 @@ export function inheritedEnvironment(env: NodeJS.ProcessEnv, marker: string): No
   return { ...Object.fromEntries(kept), [markerVariable]: marker };
 }
 
-/** Seals auth's signing keys; the same as long as its database lives. */
-function sealingKey(secrets: Secrets): string {
-  const kept = secrets.find("auth.key-encryption");
+/** Seals auth's signing keys, or what is in the sealed vault; the same as long as the database lives. */
+function keyEncryptionKey(service: "auth" | "secrets", secrets: Secrets): string {
+  const name = `${service}.key-encryption`;
+  const kept = secrets.find(name);
   if (kept !== undefined) return kept;
   const made = randomBytes(32).toString("base64");
-  secrets.set("auth.key-encryption", made);
+  secrets.set(name, made);
   return made;
 }
 
@@ -75,10 +76,11 @@ export function planService(name: ServiceName, o: PlanOptions): ProcessPlan {
     env["MUSTER_MANAGEMENT_URL"] = urlFor(o.servers.managementUrl, o.logins.topology);
   }
   if (name === "auth") {
-    env["MUSTER_AUTH_KEY_ENCRYPTION_KEY"] ??= sealingKey(o.secrets);
+    env["MUSTER_AUTH_KEY_ENCRYPTION_KEY"] ??= keyEncryptionKey("auth", o.secrets);
     env["MUSTER_MANAGEMENT_URL"] = urlFor(o.servers.managementUrl, o.logins.warden);
     env["MUSTER_AUTH_AGENT_BROKER_URL"] ??= withoutUser(o.servers.amqpUrl);
   }
+  if (name === "secrets") planSecrets(env, o);
   if (isStoring(name)) env["MUSTER_DATABASE_URL"] = roleUrl(o.servers.databaseUrl, name, o.secrets);
   if (name === "gateway") {
     env["MUSTER_GATEWAY_HOST"] = gatewayHost(o.env);
@@ -91,6 +93,15 @@ export function planService(name: ServiceName, o: PlanOptions): ProcessPlan {
     logFile: logFileOf(o.folder, name),
     internalUrl: internal.internalUrl,
   };
+}
+
+const kek = "MUSTER_SECRETS_KEY_ENCRYPTION_KEY";
+
+/** Out of the box: the sealed vault in our own database, under a key that is made once, unless the caller has one. */
+function planSecrets(env: NodeJS.ProcessEnv, o: PlanOptions): void {
+  const given = [kek, `${kek}_FILE`, `${kek}_COMMAND`].some((name) => (env[name] ?? "") !== "");
+  if (!given) env[kek] = keyEncryptionKey("secrets", o.secrets);
+  env["MUSTER_SECRETS_VAULT_DATABASE_URL"] = vaultUrl(o.servers.databaseUrl, o.secrets);
 }
 
 function withoutUser(amqpUrl: string): string {

@@ -17,7 +17,7 @@ import { markerOf, readJson, writeJson } from "../system/files.ts";
 import { choosePorts } from "../system/ports.ts";
 import { ensurePaired } from "./pairing.ts";
 import { demonstrate, ensureRegistered } from "./demonstration.ts";
-import { serviceNames } from "./folder.ts";
+import { serviceNames, storingServices } from "./folder.ts";
 import type { RunFolder } from "./folder.ts";
 import { chooseGatewayPort } from "./gateway-port.ts";
 import { stopLeftovers } from "./leftovers.ts";
@@ -90,7 +90,7 @@ export class System {
     const servers = await this.#startServers(`${gatewayUrl}/.well-known/broker-jwks.json`);
     const env = inheritedEnvironment(this.#o.env, this.#marker);
     const preparation = { folder, servers, secrets: this.#secrets, env, signal: this.#signal };
-    say("database: migrating auth, vm-ops, reliability; broker: declaring the topology");
+    say(`database: migrating ${storingServices.join(", ")}; broker: declaring the topology`);
     const [, logins] = await Promise.all([
       migrateAll(preparation),
       declareTopology(servers, env, this.#signal).then(() => this.#makeLogins(servers, env)),

@@ -47,6 +47,9 @@ async function removeDeadRuns(base: string, log: (line: string) => void): Promis
   }
 }
 
+/** A vault to run the vaults' tests against, instead of a stand-in. */
+const realVault = /^MUSTER_TEST_(VAULT|SUPABASE)_/;
+
 function testEnvironment(
   env: NodeJS.ProcessEnv,
   servers: Servers | undefined,
@@ -55,7 +58,7 @@ function testEnvironment(
   const { AMQP_URL: _broker, DATABASE_URL: _database, ...rest } = env;
   // Settings of the caller's own system must not leak into the systems that tests start.
   const clean = Object.entries(rest).filter(
-    ([name]) => !name.startsWith("MUSTER_") || name === testRunVariable,
+    ([name]) => !name.startsWith("MUSTER_") || name === testRunVariable || realVault.test(name),
   );
   return {
     ...Object.fromEntries(clean),

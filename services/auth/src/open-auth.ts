@@ -14,6 +14,7 @@ import type { IssueDeps } from "./agents/issue.ts";
 import type { Evictions } from "./agents/evictions.ts";
 import {
   createPairingCode,
+  getAgentKey,
   getPairedAgent,
   listPairedAgents,
   revokeAgent,
@@ -118,6 +119,7 @@ function agentHandlers(o: AuthOptions, limits: Limits): Pick<Handlers, keyof typ
     pairAgent: (payload, context) => pairAgent({ ...common, contract: pairing }, payload, context),
     issueAgentTokens: (payload) =>
       issueAgentTokens({ ...common, contract: issuing, tokenTtlSeconds }, payload),
+    getAgentKey: (payload) => getAgentKey(database, payload),
     listPairedAgents: (payload, context) => listPairedAgents(database, payload, context),
     getPairedAgent: ({ agent_id }, context) => getPairedAgent(database, agent_id, context),
     updatePairedAgent: (payload, context) => updatePairedAgent(database, payload, context),

@@ -6,7 +6,7 @@ import { brokerAudience, brokerTokenType } from "@muster/contracts/broker-tokens
 import type { PayloadOf } from "@muster/contracts/define";
 import { uuidv7 } from "@muster/contracts/ids";
 import { agentChanged, assertionAudience, pairingAudience } from "@muster/contracts/pairing";
-import { agentLoginName } from "@muster/contracts/senders";
+import { agentLoginName, loginName } from "@muster/contracts/senders";
 import { agentPermissions } from "@muster/contracts/permissions";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 import { expect } from "chai";
@@ -243,6 +243,39 @@ describe("agents by their identity", function () {
     expect(await codeOf(s.as(member, authRequests.createPairingCode, { pairing_code }))).to.equal(
       "FORBIDDEN",
     );
+  });
+
+  it("have a key that is told to the secrets service alone, as they were paired last", async () => {
+    const asSecrets = await openBroker({
+      ...{ url: await s.vhost.urlAs(loginName("secrets")), name: "secrets", service: "secrets" },
+      ...{ logger, metrics },
+    });
+    const ask = (agent_id: string, tenant_id = "acme") =>
+      asSecrets.request(authRequests.getAgentKey, { tenant_id, agent_id }, { correlationId: "test" });
+    const { agent, key } = await paired();
+    const id = agent.agent_id;
+    expect(await ask(id)).to.deep.equal({ state: "paired", epoch: 1, public_key: key.publicKey });
+    const again = await paired({ agent_id: id });
+    expect(await ask(id)).to.deep.equal({ state: "paired", epoch: 2, public_key: again.key.publicKey });
+    await s.as(owner, authRequests.revokeAgent, { agent_id: id });
+    expect(await ask(id)).to.deep.include({ state: "revoked", epoch: 2 });
+    const unknown = await Promise.all([ask(id, "other"), ask(id, "nobody"), ask(randomUUID())].map(codeOf));
+    expect(unknown).to.deep.equal(unknown.map(() => "AGENT_NOT_FOUND"));
+    const own = await paired();
+    const setTenant = (state: string) =>
+      s.database.transaction("system", (tx) =>
+        tx.query("UPDATE tenants SET state = $1 WHERE tenant_id = 'acme'", [state]),
+      );
+    await setTenant("suspended");
+    expect(await codeOf(ask(own.agent.agent_id)), "its tenant is suspended").to.equal("AGENT_NOT_FOUND");
+    await setTenant("active");
+    const asGateway = s.asker.request(
+      authRequests.getAgentKey,
+      { tenant_id: "acme", agent_id: own.agent.agent_id },
+      { correlationId: "test" },
+    );
+    expect(await codeOf(asGateway), "another service").to.not.equal("none");
+    await asSecrets.close();
   });
 
   it("are listed page by page", async () => {

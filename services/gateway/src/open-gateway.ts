@@ -17,8 +17,10 @@ import { identityHandlers } from "./routes/identity.ts";
 import { issuerHandlers } from "./routes/issuers.ts";
 import { outputHandlers } from "./routes/output.ts";
 import { reliabilityHandlers } from "./routes/reliability.ts";
+import { secretsHandlers } from "./routes/secrets.ts";
 import { tokenHandlers } from "./routes/tokens.ts";
 import { vmHandlers } from "./routes/vms.ts";
+import { openSealing } from "./secrets/sealing.ts";
 
 export interface GatewayOptions {
   readonly config: Values<typeof settings>;
@@ -58,6 +60,7 @@ export async function openGateway(o: GatewayOptions): Promise<Gateway> {
       lingerMs: config.MUSTER_GATEWAY_STREAM_LINGER_MS,
     }),
     ...reliabilityHandlers({ ask }),
+    ...secretsHandlers({ ask, sealing: openSealing({ ask }) }),
   };
   const server = await openHttpServer({
     host: config.MUSTER_GATEWAY_HOST,

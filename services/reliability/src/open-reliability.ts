@@ -32,6 +32,7 @@ import { listingAgents } from "./presence/list.ts";
 import { openReconciler } from "./presence/reconcile.ts";
 import { pruneJob } from "./sweeps/prune.ts";
 import { runningSweep } from "./sweeps/run-sweep.ts";
+import { sweepSecretsJob } from "./sweeps/secrets.ts";
 import { openSweeping, sweepJob } from "./sweeps/sweep.ts";
 
 export interface ReliabilityOptions {
@@ -171,6 +172,7 @@ function openLeaderWithJobs(
     checkMs: config.MUSTER_RELIABILITY_LEADER_CHECK_MS,
     jobs: [
       sweepJob({ sweep: parts.sweep, everyMs, limit: config.MUSTER_RELIABILITY_SWEEP_LIMIT }),
+      sweepSecretsJob({ broker, everyMs, limit: config.MUSTER_RELIABILITY_SWEEP_LIMIT, metrics }),
       presence,
       audits,
       pruneJob({

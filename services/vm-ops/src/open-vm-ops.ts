@@ -8,6 +8,7 @@ import { openOutboxRelay } from "@muster/database/outbox";
 import type { Closeable, Health } from "@muster/service/start";
 import type { Logger } from "@muster/telemetry/logger";
 import type { Metrics } from "@muster/telemetry/metrics";
+import { getAttempt } from "./agents/attempt.ts";
 import { claimCommands } from "./agents/claim.ts";
 import { openClaimTokens } from "./agents/claim-tokens.ts";
 import { greet } from "./agents/hello.ts";
@@ -150,6 +151,7 @@ function requestHandlers(parts: Parts): RequestHandlers<typeof vmOpsRequests> {
     readOutput: (payload, context) => readOutput(database, payload, context),
     cancelCommand: (payload, context) => cancelCommand(parts, payload, context),
     replayCommand: (payload, context) => replayCommand(parts, payload, context),
+    getAttempt: (payload) => getAttempt(parts, payload),
     sweepCommands: (payload) => sweepCommands(parts, payload),
     pruneVmOps: async ({ older_than_ms, limit }) => ({
       removed: await pruneInbox(database, ageOf(older_than_ms), limit),

@@ -49,6 +49,8 @@ describe("the kind of an error", () => {
     INTERNAL: "passing",
     RATE_LIMITED: "passing",
     VM_QUEUE_FULL: "passing",
+    VAULT_UNAVAILABLE: "passing",
+    SEALING_KEY_UNKNOWN: "passing",
   };
   for (const code of Object.keys(errorCodes) as ErrorCode[]) {
     it(`${code}: ${expected[code] ?? "permanent"}`, () => {

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { sha256 } from "./ids.ts";
+import { isNoBadReference, secretReference, secretReferencesMax } from "./secret-references.ts";
 
 /** May a command of this action run again after a start whose end nobody saw? */
 export type RetrySafety = "safe" | "verify" | "never";
@@ -24,6 +25,7 @@ const argument = z
   .string()
   .max(128 * 1024)
   .refine(noNul, "must not contain NUL");
+const reference = "must be text, or secret://name with #field and @version where they are needed";
 const path = z
   .string()
   .min(1)
@@ -33,13 +35,15 @@ const path = z
 const environment = z
   .record(
     z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, "must be a name of A-Z, a-z, 0-9 and _"),
-    argument,
+    argument.refine(isNoBadReference, reference),
   )
   .refine((env) => Object.keys(env).length <= 256, "at most 256 variables");
 const surroundings = {
   env: environment.optional(),
   cwd: path.optional(),
-  stdin: z.string().max(scriptBytesMax).optional(),
+  stdin: z.string().max(scriptBytesMax).refine(isNoBadReference, reference).optional(),
+  /** Beside those that `env` and `stdin` name in place of a value; each reaches the program as its binding says. */
+  secrets: z.array(secretReference).max(secretReferencesMax).optional(),
 };
 
 function action<P extends z.ZodType>(definition: ActionDefinition<P>): ActionDefinition<P> {

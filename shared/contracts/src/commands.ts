@@ -47,6 +47,7 @@ export const reasons = [
   "exit_nonzero",
   "killed_by_signal",
   "start_failed",
+  "secret_refused",
   "action_not_supported",
   "agent_restarted",
   "supervisor_lost",

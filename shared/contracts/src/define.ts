@@ -3,7 +3,7 @@ import type { ErrorCode } from "./errors.ts";
 import { limits, type LimitName } from "./limits.ts";
 
 /** Everything that owns messages. The gateway owns none; it only asks. */
-export const services = ["gateway", "auth", "vm-ops", "reliability"] as const;
+export const services = ["gateway", "auth", "vm-ops", "reliability", "secrets"] as const;
 export type Service = (typeof services)[number];
 
 /** Largest message body that any contract may allow; RabbitMQ 4 refuses above 16 MiB. */

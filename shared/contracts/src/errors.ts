@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { secretErrorCodes } from "./secret-errors.ts";
 
 /**
  * What a code means to whoever receives it.
@@ -224,6 +225,8 @@ export const errorCodes = {
     retriable: false,
     sentence: "The claim's token is no longer the current one; the report was refused and counted.",
   },
+  // Secrets, and the vault behind them
+  ...secretErrorCodes,
   // The system
   RATE_LIMITED: { status: 429, retriable: true, sentence: "Too many requests; retry after the time given." },
   BACKPRESSURE: {

@@ -59,7 +59,7 @@ export const meshKeyRequests = {
   getMeshKeys: defineRequest({
     owner: "auth",
     name: "auth.mesh-keys.get.v1",
-    callers: ["vm-ops", "reliability"],
+    callers: ["vm-ops", "reliability", "secrets"],
     summary: "The public keys by which services vouch for their callers on the mesh, each with its service.",
     payload: z.object({}),
     reply: meshKeys,

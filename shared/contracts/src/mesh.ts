@@ -16,7 +16,16 @@ import {
   reliabilityEvents,
   reliabilityRequests,
 } from "./reliability.ts";
-import { commandDeadLettered, commandReplayed, vmOpsEvents, vmOpsRequests } from "./vm-ops.ts";
+import { secretsAgentsQueue, secretsReports } from "./secret-reports.ts";
+import { secretsEvents } from "./secret-events.ts";
+import { secretsRequests } from "./secrets.ts";
+import {
+  commandDeadLettered,
+  commandFinished,
+  commandReplayed,
+  vmOpsEvents,
+  vmOpsRequests,
+} from "./vm-ops.ts";
 
 /** vm-ops learns who is online: an offline agent burns no requeue. */
 export const vmOpsPresence = defineSubscription({
@@ -51,20 +60,37 @@ export const reliabilityCommands = defineSubscription({
   events: { commandDeadLettered, commandReplayed },
 });
 
+/** A lease ends with the command that it was given for. */
+export const secretsCommands = defineSubscription({
+  service: "secrets",
+  name: "commands",
+  summary: "Commands that ended: nothing is given by their leases any more.",
+  events: { commandFinished },
+});
+
 /** A key that signs no more, one that begins to, and tokens that are void, must be known at once to everybody who verifies by them. */
 const keyHearings: readonly Hearing[] = [
   { event: authEvents.signingKeysChanged, by: ["gateway"] },
-  { event: authEvents.meshKeysChanged, by: ["auth", "vm-ops", "reliability"] },
+  { event: authEvents.meshKeysChanged, by: ["auth", "vm-ops", "reliability", "secrets"] },
   { event: authEvents.tokensRevoked, by: services },
 ];
 
 /** Everything that travels, in one value: topology, documents, golden files and permissions derive from it. */
 export const mesh = {
-  requests: { auth: authRequests, "vm-ops": vmOpsRequests, reliability: reliabilityRequests },
-  events: { auth: authEvents, "vm-ops": vmOpsEvents, reliability: reliabilityEvents },
-  reports: { [vmOpsAgentsQueue]: vmOpsReports, [reliabilityHeartbeatsQueue]: reliabilityReports },
+  requests: {
+    auth: authRequests,
+    "vm-ops": vmOpsRequests,
+    reliability: reliabilityRequests,
+    secrets: secretsRequests,
+  },
+  events: { auth: authEvents, "vm-ops": vmOpsEvents, reliability: reliabilityEvents, secrets: secretsEvents },
+  reports: {
+    [vmOpsAgentsQueue]: vmOpsReports,
+    [reliabilityHeartbeatsQueue]: reliabilityReports,
+    [secretsAgentsQueue]: secretsReports,
+  },
   doorbells: { vmCommandDoorbell },
-  subscriptions: [vmOpsPresence, vmOpsAgents, vmOpsDeadLetters, reliabilityCommands],
+  subscriptions: [vmOpsPresence, vmOpsAgents, vmOpsDeadLetters, reliabilityCommands, secretsCommands],
   hearings: keyHearings,
 } as const;
 
@@ -77,6 +103,7 @@ export function meshWith(vmQueues: VmQueuePolicy): Mesh {
     reports: [
       { service: "vm-ops", queue: vmOpsAgentsQueue, reports: vmOpsReports },
       { service: "reliability", queue: reliabilityHeartbeatsQueue, reports: reliabilityReports },
+      { service: "secrets", queue: secretsAgentsQueue, reports: secretsReports },
     ],
     subscriptions: mesh.subscriptions,
     hearings: mesh.hearings,

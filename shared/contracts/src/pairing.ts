@@ -143,6 +143,16 @@ export const pairingRequests = {
       "agent-tokens-by-tenant",
     ],
   }),
+  getAgentKey: defineRequest({
+    owner: "auth",
+    name: "auth.agent-key.get.v1",
+    callers: ["secrets"],
+    summary: "The public key that an agent was paired by.",
+    payload: z.object({ tenant_id: tenantId, agent_id: uuid }),
+    reply: z.object({ state: agentView.shape.state, epoch: agentEpoch, public_key: agentPublicKey }),
+    codes: ["AGENT_NOT_FOUND"],
+    identity: "none",
+  }),
   listPairedAgents: defineRequest({
     owner: "auth",
     name: "auth.agent.list.v1",

@@ -49,7 +49,7 @@ describe("a service's permissions at the broker", () => {
 
   it("leave the default exchange, which reaches every queue, to those who answer requests", () => {
     const may = services.filter((service) => fits(of(service).write, "amq.default"));
-    expect(may).to.deep.equal(["auth", "vm-ops", "reliability"]);
+    expect(may).to.deep.equal(["auth", "vm-ops", "reliability", "secrets"]);
   });
 
   it("let a name mean itself alone: no dot is any character", () => {

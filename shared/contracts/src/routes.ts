@@ -21,6 +21,7 @@ import {
 } from "./reliability.ts";
 import { defineRoute, pageFields } from "./route.ts";
 import { authRoutes } from "./routes/auth.ts";
+import { secretsRoutes } from "./routes/secrets.ts";
 import { commandRequest, sweepReport, vmChange, vmRegistration } from "./vm-ops.ts";
 
 const api = "/api/v1";
@@ -56,6 +57,7 @@ const deadLetterQuery = {
 /** Every HTTP route of the system, by the key of its handler in the gateway. */
 export const routes = {
   ...authRoutes,
+  ...secretsRoutes,
   registerVm: defineRoute({
     method: "POST",
     path: `${api}/vms`,

@@ -36,7 +36,7 @@ export const revocationRequests = {
   listTokenRevocations: defineRequest({
     owner: "auth",
     name: "auth.token-revocations.list.v1",
-    callers: ["gateway", "vm-ops", "reliability"],
+    callers: ["gateway", "vm-ops", "reliability", "secrets"],
     summary: "The access tokens that are void though they live, for who starts or may have missed an event.",
     payload: z.object({ limit, cursor: cursor.optional() }),
     reply: page(tokenRevocation),

@@ -14,6 +14,7 @@ import {
   reason,
   vmView,
 } from "./commands.ts";
+import { attemptRequests } from "./attempts.ts";
 import { defineBatchRequest, defineEvent, defineRequest } from "./define.ts";
 import { moment, plainText, sha256, timestamp, uuid } from "./ids.ts";
 
@@ -28,7 +29,7 @@ export const vmName = z
 export const limit = z.number().int().min(1).max(200);
 export const cursor = z.string().min(1).max(512);
 
-const projectId = z
+export const projectId = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/, "must be a name of at most 128 characters");
 export const environmentName = z
@@ -113,6 +114,7 @@ export const sweepReport = z.object({
 });
 
 export const vmOpsRequests = {
+  ...attemptRequests,
   registerVm: defineRequest({
     owner: "vm-ops",
     name: "vm-ops.vm.register.v1",

@@ -12,16 +12,18 @@ export async function runMigrateCli(o: {
   service: string;
   schema: string;
   directory: string;
+  /** Where the service's own URL stands, if not in MUSTER_DATABASE_URL. */
+  urlVariable?: string;
   env: Readonly<Record<string, string | undefined>>;
   argv: readonly string[];
   out?: NodeJS.WritableStream;
   err?: NodeJS.WritableStream;
 }): Promise<number> {
-  const { out = process.stdout, err = process.stderr } = o;
+  const { out = process.stdout, err = process.stderr, urlVariable = "MUSTER_DATABASE_URL" } = o;
   const help = `Brings the schema ${o.schema} of ${o.service} up to date. Safe to run at any time, by any number at once.
 
   MUSTER_ADMIN_DATABASE_URL  a role that may create schemas and roles
-  MUSTER_DATABASE_URL        the service's own; its role is created and given this password
+  ${urlVariable.padEnd(25)}  the service's own; its role is created and given this password
 `;
   if (o.argv.includes("--help")) {
     out.write(help);
@@ -32,7 +34,7 @@ export async function runMigrateCli(o: {
     return exitUsage;
   }
   const adminUrl = databaseUrl(o.env["MUSTER_ADMIN_DATABASE_URL"]);
-  const serviceUrl = databaseUrl(o.env["MUSTER_DATABASE_URL"]);
+  const serviceUrl = databaseUrl(o.env[urlVariable]);
   if (adminUrl === undefined || serviceUrl === undefined || serviceUrl.password === "") {
     err.write(`both settings must be like postgres://role:password@host:5432/database\n${help}`);
     return exitConfig;

@@ -69,17 +69,20 @@ function objects(schema: JsonSchema, leaves: Leaves): fc.Arbitrary<unknown> {
     Object.entries(properties).map(([key, inner]) => [key, samplesOf(inner, leaves)]),
   );
   const least = Number(schema.minProperties ?? 0);
-  const known = fc
-    .record(model, { requiredKeys: required.filter((key) => key in model) })
-    .filter((value) => Object.keys(value).length >= least);
-  if (typeof schema.additionalProperties !== "object" || schema.additionalProperties === null) return known;
+  const isEnough = (value: object): boolean => Object.keys(value).length >= least;
+  const known = fc.record(model, { requiredKeys: required.filter((key) => key in model) });
+  if (typeof schema.additionalProperties !== "object" || schema.additionalProperties === null)
+    return known.filter(isEnough);
   const names = schema.propertyNames as JsonSchema | undefined;
   const key = names === undefined ? fc.stringMatching(/^[a-z]{1,8}$/) : samplesOf(names, leaves).map(String);
   const more = fc.dictionary(key, samplesOf(schema.additionalProperties as JsonSchema, leaves), {
     maxKeys: 3,
     noNullPrototype: true,
   });
-  return fc.tuple(more, known).map(([extra, base]) => ({ ...extra, ...base }));
+  return fc
+    .tuple(more, known)
+    .map(([extra, base]) => ({ ...extra, ...base }))
+    .filter(isEnough);
 }
 
 function arrays(schema: JsonSchema, leaves: Leaves): fc.Arbitrary<unknown> {

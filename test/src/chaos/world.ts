@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { removeServerData, startServers, type Servers } from "@muster/scripts/servers/servers";
 import { openFaultyLink, type FaultyLink } from "@muster/testing/faults";
-import { openSystem, serviceNames, type System } from "../system.ts";
+import { openSystem, serviceNames, type ServiceName, type System } from "../system.ts";
 import type { ManagedProcess } from "../processes.ts";
 import { keepRunning, type Keeper } from "./keeper.ts";
 
@@ -22,7 +22,9 @@ export const vmNames = Object.entries(fleet).flatMap(([agent, vms]) =>
 );
 export const processNames = [...serviceNames, ...agentNames];
 export const brokerLinks = processNames.map((name) => `${name} to broker`);
-export const databaseLinks = ["auth", "vm-ops", "reliability"].map((name) => `${name} to database`);
+export const databaseLinks = ["auth", "vm-ops", "reliability", "secrets"].map(
+  (name) => `${name} to database`,
+);
 
 /** Everything that a fault can take hold of. */
 export interface World {
@@ -69,7 +71,7 @@ export async function openWorld(log: (line: string) => void): Promise<World> {
     NODE_OPTIONS: `--import=${fileURLToPath(new URL("./clock-shift.js", import.meta.url))}`,
     MUSTER_TEST_CLOCK_FILE: clockFile(name),
   });
-  const envOf = (name: "auth" | "vm-ops" | "reliability" | "gateway"): Record<string, string> => ({
+  const envOf = (name: ServiceName): Record<string, string> => ({
     ...(name in services ? services[name as keyof typeof services] : {}),
     ...clockOf(name),
   });
@@ -81,7 +83,9 @@ export async function openWorld(log: (line: string) => void): Promise<World> {
       through: async (process, to, url) => {
         const link = links.get(`${process} to ${to}`) ?? (await openFaultyLink(url));
         links.set(`${process} to ${to}`, link);
-        return link.url;
+        // Whoever has two logins there has one link.
+        const { hostname, port } = new URL(link.url);
+        return Object.assign(new URL(url), { hostname, port }).href;
       },
     });
   } catch (error) {

@@ -76,10 +76,10 @@ async function prepare(): Promise<World> {
   };
   const { tenant_id, subject, roles, permissions } = (await system.client.whoami()).data;
   const callers = new Map<Service, MeshCaller>();
-  for (const service of ["gateway", "reliability"] as const) {
+  for (const service of ["gateway", "reliability", "secrets"] as const) {
     callers.set(service, await openMeshCaller(system.vhost, service));
   }
-  const things = await makeThings(system.client, system.tenantId, system.vhost);
+  const things = await makeThings(system.client, system.tenantId, system.vhost, system.adminDatabaseUrl);
   const agentId = uuidv7();
   const [sample] = fc.sample(samplesOf(wireSchemaOf(mesh.reports["vm-ops.agents"].hello.payload)), {
     numRuns: 1,
@@ -220,12 +220,16 @@ describe("whatever a message says", function () {
     });
   }
 
+  /** One of a service's requests that asks for something: whatever is sent as its payload otherwise is a fault. */
+  const demanding = (group: object): RequestContract =>
+    Object.values<RequestContract>({ ...group }).find(({ payload }) => !payload.safeParse({}).success)!;
+
   /** Every queue that a service reads messages of ours from, with the type of one and who may send it. */
   const queues = [
     ...Object.entries(mesh.requests).map(([owner, group]) => ({
       queue: requestsQueue(owner as keyof typeof mesh.requests),
-      types: [Object.values(group)[0]!.name],
-      sender: loginName(Object.values<RequestContract>(group)[0]!.callers[0] ?? "gateway"),
+      types: [demanding(group).name],
+      sender: loginName(demanding(group).callers[0] ?? "gateway"),
     })),
     ...Object.entries(mesh.reports).map(([queue, group]) => ({
       queue,

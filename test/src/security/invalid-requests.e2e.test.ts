@@ -42,8 +42,9 @@ async function prepare(): Promise<World> {
   const system = await openSystem({ env: quietLogs() });
   const sender = openSender(system.gatewayUrl);
   const pools: Record<string, string[]> = {};
-  const { client, tenantId, vhost } = system;
-  for (const [of, id] of Object.entries(await makeThings(client, tenantId, vhost))) pools[of] = [id];
+  const { client, tenantId, vhost, adminDatabaseUrl } = system;
+  const things = await makeThings(client, tenantId, vhost, adminDatabaseUrl);
+  for (const [of, id] of Object.entries(things)) pools[of] = [id];
   const vm = await system.registerVm();
   const waiting = Array.from({ length: thingsOfEach }, () => ask(client, { vm_uuid: vm, action: "ping" }));
   pools["commands"] = await Promise.all(waiting);

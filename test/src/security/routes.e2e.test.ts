@@ -55,7 +55,7 @@ async function prepare(): Promise<World> {
   const { client, tenantId, apiKey } = system;
   const otherKey = await system.makeTenant("second", "owner@second.local");
   const other = createClient({ baseUrl: system.gatewayUrl, token: otherKey });
-  const things = await makeThings(client, tenantId, system.vhost);
+  const things = await makeThings(client, tenantId, system.vhost, system.adminDatabaseUrl);
   const agent = await system.startAgent({ vmUuids: [things["vms"] ?? ""] });
   const ran = await ask(client, shell(things["vms"] ?? "", "echo private"));
   await ended(client, ran);
@@ -75,7 +75,7 @@ async function prepare(): Promise<World> {
     ...{ tenantId, client, apiKey, more: [agent.agentId, ran, subject.split(":")[1] ?? ""] },
     things: { ...things, "signing-keys": next?.kid ?? "" },
   };
-  const otherThings = await makeThings(other, "second", system.vhost);
+  const otherThings = await makeThings(other, "second", system.vhost, system.adminDatabaseUrl);
   const theirs = { tenantId: "second", client: other, apiKey: otherKey, things: otherThings, more: [] };
   return { system, sender, nobodies, signer, mine, theirs };
 }
@@ -131,6 +131,9 @@ function neededRole(access: RouteAccess): Role | "any" | "none" {
   }
 }
 
+/** Beside a role. */
+const neededPermissions: Readonly<Record<string, readonly string[]>> = { readSecret: ["secrets.read"] };
+
 describe("every route", function () {
   this.timeout(120_000);
   let world: World;
@@ -138,12 +141,17 @@ describe("every route", function () {
 
   /** Everything that the owner reads of one thing after another. */
   async function state(): Promise<string> {
-    const { mine, sender } = world;
-    const headers = { authorization: `Bearer ${mine.apiKey}` };
+    const { mine, sender, signer } = world;
+    const byKey = { authorization: `Bearer ${mine.apiKey}` };
+    const permitted = (permissions: readonly string[]) => ({
+      authorization: `Bearer ${signer.token({ claims: { permissions } })}`,
+    });
     const texts: string[] = [];
     for (const [key, route] of all.filter(([, one]) => one.method === "GET" && one.params !== undefined)) {
       const [reference] = referencesOf(route);
       const shape = naming(leastShape(key, route), reference!, mine.things[reference!.of] ?? "");
+      const permissions = neededPermissions[key];
+      const headers = permissions === undefined ? byKey : permitted(permissions);
       const { status, text } = await sender.send(sent(route, shape, headers));
       expect(status, key).to.equal(200);
       texts.push(text.replaceAll(/"last_seen_at":"[^"]*"/g, ""));
@@ -202,7 +210,7 @@ describe("every route", function () {
     it(`${key}: needs ${needed}: less is refused by name, and so much is let through`, async () => {
       const { mine, sender, signer } = world;
       const as = (held: readonly Role[]) => ({
-        authorization: `Bearer ${signer.token({ claims: { roles: held } })}`,
+        authorization: `Bearer ${signer.token({ claims: { roles: held, permissions: neededPermissions[key] ?? [] } })}`,
       });
       const lower: Role[][] = rank < 0 ? [] : [[], ...roles.slice(0, rank).map((role) => [role])];
       for (const held of lower) {

@@ -6,13 +6,14 @@ import { expect } from "chai";
 import { after, before, describe, it } from "mocha";
 import { repository } from "../processes.ts";
 
-/** Every service that has tables, by its schema, which is also its role. */
+/** Every service that has tables, by its schema, which is also its role; and the sealed vault. */
 const migrations = readdirSync(join(repository, "services"))
   .map((service) => ({
     schema: service.replaceAll("-", "_"),
     directory: join(repository, "services", service, "migrations"),
   }))
-  .filter(({ directory }) => existsSync(directory));
+  .filter(({ directory }) => existsSync(directory))
+  .concat({ schema: "sealed_vault", directory: join(repository, "services", "secrets", "vault-migrations") });
 
 /** Tables that belong to no tenant. */
 const shared: Readonly<Record<string, readonly string[]>> = {

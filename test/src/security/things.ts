@@ -1,8 +1,10 @@
+import { randomUUID } from "node:crypto";
 import type { Client } from "@muster/client/client";
 import { uuid, uuidv7 } from "@muster/contracts/ids";
 import { pathParameters, type Route } from "@muster/contracts/route";
 import { wireSchemaOf, type JsonSchema } from "@muster/contracts/schema";
 import { deadLettersExchange, vmQueue } from "@muster/contracts/topology";
+import { openAdmin } from "@muster/database/admin";
 import { eventually } from "@muster/testing/eventually";
 import { samplesOf } from "@muster/testing/samples";
 import type { Vhost } from "@muster/testing/vhost";
@@ -20,7 +22,12 @@ const trust = {
 };
 
 /** One of each kind that a path parameter can name, made as an operator makes it. */
-export async function makeThings(client: Client, tenantId: string, vhost: Vhost): Promise<Things> {
+export async function makeThings(
+  client: Client,
+  tenantId: string,
+  vhost: Vhost,
+  adminDatabaseUrl: string,
+): Promise<Things> {
   const vm = (await client.registerVm({ body: { name: "a thing" } })).data.vm.vm_uuid;
   const namesake = (await client.registerVm({ body: { name: "a namesake" } })).data.vm.vm_uuid;
   const command = (await client.acceptCommand({ body: { vm_uuid: vm, action: "ping" } })).data.command.id;
@@ -31,6 +38,12 @@ export async function makeThings(client: Client, tenantId: string, vhost: Vhost)
   const issuer = (await client.createIssuer({ body: trust })).data.issuer.id;
   const agent = uuidv7();
   await pairWithoutKey(client, { agentId: agent, vmUuids: [vm] });
+  const material = { value: "of a thing" };
+  const secret = (await client.createSecret({ body: { name: "a_thing", material } })).data.secret.id;
+  const binding = { secret_id: secret, target: { vm_uuid: vm }, as: { env: "THING" } };
+  const bound = (await client.createBinding({ body: binding })).data.binding.id;
+  const held = { tenantId, secret, command, vm, agent };
+  const lease = await insertLease(adminDatabaseUrl, held);
   // As the broker hands over what an agent refused.
   const dead = { exchange: deadLettersExchange, routingKey: vmQueue(tenantId, vm), payload: "not ours" };
   await vhost.publish(dead);
@@ -48,7 +61,34 @@ export async function makeThings(client: Client, tenantId: string, vhost: Vhost)
     issuers: issuer,
     agents: agent,
     "dead-letters": letter.id,
+    secrets: secret,
+    bindings: bound,
+    leases: lease,
   };
+}
+
+/** As the secrets service writes it down when an agent is given a secret. */
+async function insertLease(
+  adminDatabaseUrl: string,
+  o: { tenantId: string; secret: string; command: string; vm: string; agent: string },
+): Promise<string> {
+  const id = uuidv7();
+  const admin = await openAdmin(adminDatabaseUrl);
+  try {
+    await admin.query(
+      `INSERT INTO secrets.handovers (tenant_id, command_id, attempt, agent_id, nonce, recipient, given, expires_at)
+       VALUES ($1, $2, 1, $3, $4, $5, '[]', now() + interval '1 hour')`,
+      [o.tenantId, o.command, o.agent, randomUUID(), "A".repeat(43)],
+    );
+    await admin.query(
+      `INSERT INTO secrets.leases (id, tenant_id, secret_id, version, command_id, attempt, vm_uuid, agent_id, expires_at)
+       VALUES ($1, $2, $3, 1, $4, 1, $5, $6, now() + interval '1 hour')`,
+      [id, o.tenantId, o.secret, o.command, o.vm, o.agent],
+    );
+  } finally {
+    await admin.close();
+  }
+  return id;
 }
 
 /** What the fields of bodies and queries name that hold an id; a route's own before that of its name. */
@@ -59,6 +99,8 @@ const named: Readonly<Record<string, string>> = {
   principal_id: "users",
   client_id: "service-accounts",
   agent_id: "agents",
+  secret_id: "secrets",
+  command_id: "commands",
 };
 
 /** One place of a request that names a thing. */
@@ -107,6 +149,10 @@ const chosen: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   acceptCommand: { action: "ping" },
   createIssuer: { ...trust, audience: "another" },
   createPairingCode: { vm_uuids: [uuidv7()] },
+  createSecret: { name: "another_thing", material: { value: "x" } },
+  addSecretVersion: { material: { value: "x" } },
+  rotateSecret: { generate: {} },
+  createBinding: { secret_id: uuidv7(), target: { project_id: "things" }, as: { env: "X" } },
 };
 
 /** The least that fits the route, with ids of nothing. */

@@ -13,6 +13,7 @@ import {
 export class EchoDriver implements Driver {
   readonly name = "echo";
   readonly actions: readonly ActionName[] = ["exec", "script", "ping"];
+  readonly takesSecrets = false;
 
   note(): Readonly<Record<string, string>> {
     return {};

@@ -1,16 +1,26 @@
-import { mkdir, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { z } from "zod";
 import { actions, type ActionName } from "@muster/contracts/actions";
 import { captureLimits } from "./capture.ts";
+import { deliveryOf } from "./delivery.ts";
 import { environmentOf } from "./environment.ts";
 import { getFile } from "./get-file.ts";
 import { machineFacts } from "./facts.ts";
 import { holdsContent, putFile, sha256Of, wroteOutcome } from "./put-file.ts";
 import { files, markerName, type Spec } from "./run-folder.ts";
-import { launch, outputOf, reattachRun } from "./run.ts";
+import { isSupervised, launch, outputOf, reattachRun } from "./run.ts";
+import { defaultSecretsDir, hasSecretFiles, removeSecretFiles } from "./secret-files.ts";
 import { StartRefused, emptyResult, failed } from "../driver.ts";
-import type { Driver, Outcome, OutputSource, Reattached, Running, Work } from "../driver.ts";
+import type {
+  Driver,
+  DriverSurroundings,
+  Outcome,
+  OutputSource,
+  Reattached,
+  Running,
+  Work,
+} from "../driver.ts";
 
 const processActions = ["exec", "script", "file.put", "file.get", "probe", "ping"] as const;
 type Note = Readonly<Record<string, string>>;
@@ -19,20 +29,32 @@ type Note = Readonly<Record<string, string>>;
 export class ProcessDriver implements Driver {
   readonly name = "process";
   readonly actions: readonly ActionName[] = processActions;
+  readonly takesSecrets = true;
   readonly #runs: string;
   readonly #home: string;
   readonly #graceMs: number;
+  readonly #secretsDir: string;
 
-  private constructor(home: string, graceMs: number) {
+  private constructor({ home, stopGraceMs, secretsDir }: DriverSurroundings) {
     this.#home = home;
     this.#runs = join(home, "runs");
-    this.#graceMs = graceMs;
+    this.#graceMs = stopGraceMs;
+    this.#secretsDir = secretsDir ?? defaultSecretsDir();
   }
 
-  static async open(o: { home: string; stopGraceMs: number }): Promise<ProcessDriver> {
-    const driver = new ProcessDriver(o.home, o.stopGraceMs);
+  static async open(o: DriverSurroundings): Promise<ProcessDriver> {
+    const driver = new ProcessDriver(o);
     await mkdir(driver.#runs, { recursive: true, mode: 0o700 });
+    await driver.#sweepSecrets();
     return driver;
+  }
+
+  /** What a supervisor that was killed has left in memory while no agent was there. */
+  async #sweepSecrets(): Promise<void> {
+    for (const handle of await readdir(this.#runs)) {
+      const folder = this.#folder(handle);
+      if (hasSecretFiles(folder) && !(await isSupervised(folder))) removeSecretFiles(folder);
+    }
   }
 
   #folder(handle: string): string {
@@ -75,9 +97,11 @@ export class ProcessDriver implements Driver {
       env?: Record<string, string> | undefined;
       cwd?: string | undefined;
       stdin?: string | undefined;
+      secrets?: string[] | undefined;
     },
   ): Promise<Running> {
-    const env = environmentOf(work.commandId, work.handle, around.env);
+    const { env: given, stdin, secret } = deliveryOf(around, work.secrets);
+    const env = environmentOf(work.commandId, work.handle, given);
     const cwd = around.cwd ?? env["HOME"] ?? "/";
     const folder = await stat(cwd).catch(() => undefined);
     if (folder === undefined || !folder.isDirectory()) {
@@ -90,7 +114,10 @@ export class ProcessDriver implements Driver {
       marker: `${markerName}=${work.handle}`,
       env,
       cwd: folder?.isDirectory() === true ? cwd : "/",
-      ...(around.stdin === undefined ? {} : { stdin: around.stdin }),
+      ...(stdin === undefined ? {} : { stdin }),
+      ...(secret === undefined
+        ? {}
+        : { secrets: { ...secret, folder: join(this.#secretsDir, work.handle) } }),
       timeoutMs: work.timeoutMs,
       graceMs: this.#graceMs,
       limits: captureLimits,
@@ -119,6 +146,7 @@ export class ProcessDriver implements Driver {
   }
 
   async forget(handle: string): Promise<void> {
+    removeSecretFiles(this.#folder(handle));
     await rm(this.#folder(handle), { recursive: true, force: true });
   }
 

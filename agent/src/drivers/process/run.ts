@@ -8,6 +8,7 @@ import { captureLimits, CaptureReader } from "./capture.ts";
 import { lostOutcome, outcomeOf } from "./outcome.ts";
 import { bootId, findByArgument, isAlive, processesOf, signal } from "./procfs.ts";
 import { files, markerName, type Exit, type Spec } from "./run-folder.ts";
+import { removeSecretFiles } from "./secret-files.ts";
 import { StartRefused, type Outcome, type OutputSource, type Reattached, type Running } from "../driver.ts";
 
 const supervisorFile = fileURLToPath(new URL("./supervisor.js", import.meta.url));
@@ -53,7 +54,9 @@ export function outputOf(folder: string, finished: () => boolean): OutputSource 
 
 /** Starts a supervisor for `spec` in `folder`; resolves when it has begun, durably. */
 export async function launch(folder: string, spec: Spec): Promise<Running> {
-  const child = spawn(process.execPath, [...nodeFlags, supervisorFile, folder], {
+  const command = [process.execPath, ...nodeFlags, supervisorFile, folder];
+  const [program = "", ...args] = spec.secrets === undefined ? command : withoutCores(command);
+  const child = spawn(program, args, {
     detached: true,
     stdio: ["pipe", "pipe", "ignore"],
     // Never the agent's own environment: its settings hold credentials.
@@ -64,6 +67,7 @@ export async function launch(folder: string, spec: Spec): Promise<Running> {
   const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   const word = await firstWord(child, JSON.stringify(spec));
   if (word === "exists") throw new AlreadyStarted(`${spec.handle} has a run folder already`);
+  if (word.startsWith("refused ")) throw new StartRefused("secret_refused", word.slice("refused ".length));
   if (word.startsWith("failed ")) throw new StartRefused("start_failed", word.slice("failed ".length));
   if (word !== "begun") {
     const found = await reattachRun(folder, spec.handle, spec.graceMs);
@@ -74,6 +78,15 @@ export async function launch(folder: string, spec: Spec): Promise<Running> {
   }
   child.unref();
   return follow(folder, spec.handle, spec.graceMs, ended);
+}
+
+/**
+ * As a program that leaves no core dump, nor does what it starts. One byte, where it can be said, and not none: of none a kernel
+ * takes no notice that hands cores to a program (core(5)).
+ */
+function withoutCores(command: readonly string[]): string[] {
+  const script = 'prlimit --core=1:1 --pid "$$" </dev/null || ulimit -c 0 || exit 71; exec "$@"';
+  return ["/bin/sh", "-c", script, "sh", ...command];
 }
 
 function settledRun(outcome: Outcome, folder: string): Running {
@@ -113,7 +126,7 @@ function follow(folder: string, handle: string, graceMs: number, ended?: Promise
     else while (!left && record !== undefined && isAlive(record.pid, record.startTime)) await pause(pollMs);
     if (left) return new Promise(() => undefined);
     const exit = await readRecord<Exit>(join(folder, files.exit), exitRecord);
-    const outcome = exit === undefined ? await loseRun(handle, graceMs) : outcomeOf(exit, asked);
+    const outcome = exit === undefined ? await loseRun(folder, handle, graceMs) : outcomeOf(exit, asked);
     finished = true;
     return outcome;
   };
@@ -139,7 +152,7 @@ async function askToStop(folder: string): Promise<void> {
 }
 
 /** The supervisor died without a word: nobody keeps the time of what it left, so it is stopped; the effect is unknown. */
-async function loseRun(handle: string, graceMs: number): Promise<Outcome> {
+async function loseRun(folder: string, handle: string, graceMs: number): Promise<Outcome> {
   const members = (): number[] => processesOf(undefined, `${markerName}=${handle}`, [process.pid]);
   const survivors = members();
   for (const pid of survivors) signal(pid, "SIGTERM");
@@ -149,7 +162,15 @@ async function loseRun(handle: string, graceMs: number): Promise<Outcome> {
     for (const pid of members()) signal(pid, "SIGKILL");
     await pause(stopRoundMs);
   }
+  removeSecretFiles(folder);
   return lostOutcome("supervisor_lost", survivors.length);
+}
+
+/** True while a supervisor is about to begin in this folder, or watches over what it started. */
+export async function isSupervised(folder: string): Promise<boolean> {
+  const record = await readRecord(join(folder, files.supervisor), supervisorRecord);
+  if (record === undefined) return findByArgument(folder) !== undefined;
+  return record.bootId === bootId() && isAlive(record.pid, record.startTime);
 }
 
 async function exists(path: string): Promise<boolean> {
@@ -177,7 +198,10 @@ export async function reattachRun(folder: string, handle: string, graceMs: numbe
     // A supervisor that is about to begin is waited for; without one nothing was started and nothing will be.
     if ((await exists(join(folder, files.fenced))) || findByArgument(folder) === undefined) {
       record = await readRecord(join(folder, files.supervisor), supervisorRecord);
-      if (record === undefined) return { state: "not_started" };
+      if (record === undefined) {
+        removeSecretFiles(folder);
+        return { state: "not_started" };
+      }
       break;
     }
     await pause(pollMs);
@@ -189,6 +213,6 @@ export async function reattachRun(folder: string, handle: string, graceMs: numbe
   }
   const exit = await readRecord<Exit>(join(folder, files.exit), exitRecord);
   if (exit !== undefined) return { state: "ended", outcome: outcomeOf(exit, false), output };
-  const outcome = sameBoot ? await loseRun(handle, graceMs) : lostOutcome("agent_restarted", 0);
+  const outcome = sameBoot ? await loseRun(folder, handle, graceMs) : lostOutcome("agent_restarted", 0);
   return { state: "ended", outcome, output };
 }

@@ -4,8 +4,12 @@ import { Socket } from "node:net";
 import { join } from "node:path";
 import { CgroupPen } from "./cgroup.ts";
 import { StreamCapture, createCounters, streams, type Stream } from "./capture.ts";
+import { Mask } from "./mask.ts";
+import { formsOf } from "./secret-forms.ts";
+import { makeSecretFiles, NoPlace, removeSecretFiles } from "./secret-files.ts";
 import { bootId, processesOf, readProcess, signal } from "./procfs.ts";
-import { exitCodes, files, parseSpec, type Exit, type Spec, type Stopped } from "./run-folder.ts";
+import { exitCodes, files, parseSpec, secretsDirName } from "./run-folder.ts";
+import type { Exit, Spec, SpecSecrets, Stopped } from "./run-folder.ts";
 
 /*
  * Runs one program and outlives the agent: `node supervisor.js <run folder>`, the spec as JSON on stdin.
@@ -35,7 +39,8 @@ function writeDurably(path: string, text: string): void {
  * Everything that must be on disk before the program starts; throws when it cannot be.
  * The supervisor's own record comes last: a folder without it proves that nothing was started.
  */
-function prepare(folder: string, spec: Spec): void {
+function prepare(folder: string, spec: Spec, secrets: SpecSecrets | undefined): void {
+  if (secrets !== undefined) makeSecretFiles(folder, secrets.folder, filesOf(secrets));
   if (spec.script !== undefined) fs.writeFileSync(join(folder, files.script), spec.script, { mode: 0o700 });
   if (spec.stdin !== undefined) fs.writeFileSync(join(folder, files.stdin), spec.stdin, { mode: 0o600 });
   // Room for the exit record is taken now: a disk that fills up later cannot keep the exit code from being written.
@@ -78,6 +83,8 @@ class Supervision {
   readonly #spec: Spec;
   readonly #countersFd: number;
   readonly #captures: Record<Stream, StreamCapture>;
+  /** Undefined where the run has no secrets: then nothing looks at its output. */
+  readonly #masks: Record<Stream, Mask> | undefined;
   readonly #pen: CgroupPen;
   readonly #startedAt = performance.now();
   #child: ChildProcess | undefined;
@@ -85,7 +92,10 @@ class Supervision {
   #killing: Promise<void> | undefined;
   #ended = false;
 
-  constructor(folder: string, spec: Spec) {
+  /** `secrets` are kept by nobody once the program has started, but for what masks them in its output. */
+  constructor(folder: string, spec: Spec, secrets: SpecSecrets | undefined) {
+    const forms = secrets === undefined ? undefined : formsOf(valuesOf(secrets));
+    this.#masks = forms && { stdout: new Mask(forms), stderr: new Mask(forms) };
     this.#folder = folder;
     this.#spec = spec;
     this.#countersFd = createCounters(folder);
@@ -96,16 +106,16 @@ class Supervision {
     this.#pen = CgroupPen.open(spec.handle);
   }
 
-  start(): void {
+  start(secrets: SpecSecrets | undefined): void {
     const { spec, folder } = { spec: this.#spec, folder: this.#folder };
-    const stdin = spec.stdin === undefined ? "ignore" : fs.openSync(join(folder, files.stdin), "r");
+    const stdin = openStdin(folder, spec, secrets);
     const pipes = openPipes(folder);
     let child: ChildProcess;
     try {
       child = this.#pen.inside(() =>
         spawn(spec.program, spec.args, {
           cwd: spec.cwd,
-          env: spec.env,
+          env: environmentOf(spec, secrets),
           detached: true,
           stdio: [stdin, ...pipes.childEnds],
         }),
@@ -134,7 +144,8 @@ class Supervision {
     if (source === null) return Promise.resolve();
     return new Promise((resolve) => {
       source.on("data", (chunk: Buffer) => {
-        if (!this.#ended) this.#captures[stream].write(chunk);
+        if (this.#ended) return;
+        for (const piece of this.#masks?.[stream].push(chunk) ?? [chunk]) this.#captures[stream].write(piece);
       });
       source.once("error", () => resolve());
       source.once("end", resolve);
@@ -181,6 +192,11 @@ class Supervision {
   #end(how: { spawnError: string } | { code: number | null; signal: string | null; runMs: number }): void {
     if (this.#ended) return;
     this.#ended = true;
+    // Its secrets are gone before anybody hears that it has ended.
+    removeSecretFiles(this.#folder);
+    for (const stream of streams) {
+      for (const piece of this.#masks?.[stream].end() ?? []) this.#captures[stream].write(piece);
+    }
     const output = { stdout: this.#captures.stdout.end(), stderr: this.#captures.stderr.end() };
     const spawned = !("spawnError" in how);
     const exit: Exit = {
@@ -217,6 +233,39 @@ class Supervision {
   }
 }
 
+function valuesOf({ env, stdin, files: listed }: SpecSecrets): string[] {
+  const values = [
+    ...Object.values(env),
+    ...(stdin === undefined ? [] : [stdin]),
+    ...listed.map(({ value }) => value),
+  ];
+  return values.filter((value) => value !== "");
+}
+
+/** Its name can be no binding's. */
+const stdinFile = ".stdin";
+
+function filesOf({ stdin, files: listed }: SpecSecrets): SpecSecrets["files"] {
+  return stdin === undefined ? listed : [...listed, { path: stdinFile, value: stdin }];
+}
+
+/** A file, and no pipe: a program may open /dev/stdin by its name. A secret's is in memory, and by now it has no name any more. */
+function openStdin(folder: string, spec: Spec, secrets: SpecSecrets | undefined): number | "ignore" {
+  if (secrets?.stdin === undefined) {
+    return spec.stdin === undefined ? "ignore" : fs.openSync(join(folder, files.stdin), "r");
+  }
+  const path = join(secrets.folder, stdinFile);
+  const fd = fs.openSync(path, "r");
+  fs.unlinkSync(path);
+  return fd;
+}
+
+function environmentOf(spec: Spec, secrets: SpecSecrets | undefined): Record<string, string> {
+  if (secrets === undefined) return spec.env;
+  const folder = secrets.files.length > 0 ? { [secretsDirName]: secrets.folder } : {};
+  return { ...spec.env, ...secrets.env, ...folder };
+}
+
 function spawnMessage(program: string, error: unknown): string {
   const code = error instanceof Error && "code" in error ? error.code : undefined;
   if (code === "ENOENT") return `${program}: no such program (ENOENT)`;
@@ -245,9 +294,10 @@ function main(folder: string): void {
     supervision?.stop("asked");
   });
   for (const name of ["SIGHUP", "SIGINT", "SIGPIPE"] as const) process.on(name, () => undefined);
-  const spec = parseSpec(fs.readFileSync(0, "utf8"));
+  const parsed = parseSpec(fs.readFileSync(0, "utf8"));
   // Half a spec means that the agent died while handing it over: nothing has begun.
-  if (spec === undefined) process.exit(exitCodes.noSpec);
+  if (parsed === undefined) process.exit(exitCodes.noSpec);
+  const { secrets, ...spec } = parsed;
   try {
     fs.mkdirSync(folder, { mode: 0o700 });
   } catch (error) {
@@ -256,15 +306,16 @@ function main(folder: string): void {
     process.exit(exists ? exitCodes.handleExists : exitCodes.cannotPrepare);
   }
   try {
-    supervision = new Supervision(folder, spec);
-    prepare(folder, spec);
+    supervision = new Supervision(folder, spec, secrets);
+    prepare(folder, spec, secrets);
   } catch (error) {
     // Nothing was started; the folder stays, so that this handle can never start.
-    tell(`failed ${String(error)}`);
+    removeSecretFiles(folder);
+    tell(error instanceof NoPlace ? `refused ${error.message}` : `failed ${String(error)}`);
     process.exit(exitCodes.cannotPrepare);
   }
   tell("begun");
-  supervision.start();
+  supervision.start(secrets);
   if (askedEarly) supervision.stop("asked");
 }
 

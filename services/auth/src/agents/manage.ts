@@ -21,6 +21,7 @@ import {
   codeViewOf,
   countOpenCodes,
   findAgent,
+  findAgentOfActive,
   insertCode,
   listAgentRows,
   lockAgent,
@@ -104,6 +105,22 @@ export function getPairedAgent(database: Db, id: string, context: RequestContext
     return agentViewOf(found(await findAgent(tx, tenantId, id)));
   };
   return database.transaction(scopeOf(context), get, { readOnly: true });
+}
+
+/**
+ * For a service that has something for the agent alone. An agent of a tenant that is not active is as good as none. Throws
+ * AGENT_NOT_FOUND.
+ */
+export function getAgentKey(
+  database: Db,
+  { tenant_id: tenantId, agent_id: id }: PayloadOf<Requests["getAgentKey"]>,
+): Promise<ReplyInputOf<Requests["getAgentKey"]>> {
+  const get = async (tx: Tx) => {
+    const row = found(await findAgentOfActive(tx, tenantId, id));
+    const { state, epoch } = agentViewOf(row);
+    return { state, epoch, public_key: { kty: "OKP", crv: "Ed25519", x: row.public_key } as const };
+  };
+  return database.transaction({ tenants: [tenantId] }, get, { readOnly: true });
 }
 
 /** Throws AGENT_NOT_FOUND, AGENT_REVOKED. */

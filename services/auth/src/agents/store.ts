@@ -66,6 +66,17 @@ export async function findAgent(tx: Tx, tenantId: string, id: string): Promise<A
   );
 }
 
+/** Undefined also where its tenant is not active. */
+export async function findAgentOfActive(tx: Tx, tenantId: string, id: string): Promise<AgentRow | undefined> {
+  return oneOf(
+    await tx.query(
+      `SELECT ${columns} FROM agents a WHERE tenant_id = $1 AND id = $2
+         AND EXISTS (SELECT 1 FROM tenants t WHERE t.tenant_id = a.tenant_id AND t.state = 'active')`,
+      [tenantId, id],
+    ),
+  );
+}
+
 /** Held until the transaction ends. */
 export async function lockAgent(tx: Tx, tenantId: string, id: string): Promise<AgentRow | undefined> {
   return oneOf(

@@ -10,6 +10,7 @@ const end = (outcome: ReportedEnd["outcome"], reason: ReportedEnd["reason"] = "c
 describe("the event of a result", () => {
   it("keeps the reasons of failures that agents may give, and no other", () => {
     expect(eventOfResult(end("failed", "killed_by_signal"), row)).to.include({ reason: "killed_by_signal" });
+    expect(eventOfResult(end("failed", "secret_refused"), row)).to.include({ reason: "secret_refused" });
     expect(eventOfResult(end("failed", "gate_refused"), row)).to.include({ reason: "supervisor_lost" });
   });
 

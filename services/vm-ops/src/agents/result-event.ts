@@ -16,6 +16,7 @@ const failures: ReadonlySet<Reason> = new Set<Reason>([
   "exit_nonzero",
   "killed_by_signal",
   "start_failed",
+  "secret_refused",
   "action_not_supported",
   "agent_restarted",
   "supervisor_lost",
