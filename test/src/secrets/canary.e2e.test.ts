@@ -1,8 +1,10 @@
-import { readdir } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { MusterError } from "@muster/contracts/errors";
 import { eventually, eventuallyHolds } from "@muster/testing/eventually";
 import { expect } from "chai";
 import { after, before, describe, it } from "mocha";
+import { z } from "zod";
 import { ask, ended, inState, outputOf, read } from "../following.ts";
 import { makeCanary } from "./canary.ts";
 import { openWorld, readFiles, readTables, surroundingsOf, type Host, type World } from "./world.ts";
@@ -18,6 +20,9 @@ cat
 cat "$MUSTER_SECRETS_DIR/key" >&2
 echo core:$(ulimit -c)
 ${more}`;
+
+/** What a supervisor writes of itself. */
+const supervisor = z.object({ pid: z.number() });
 
 const quick = {
   MUSTER_RELIABILITY_SWEEP_INTERVAL_MS: "1000",
@@ -43,7 +48,10 @@ describe("a secret", function () {
     const file = await world.keep("in_a_file", canary.value);
     await world.bind(file, { vm_uuid: host.vm }, { file: "key" });
   });
-  after(async () => await world?.close());
+  after(async () => {
+    host?.agent.process.signal("SIGCONT");
+    await world?.close();
+  });
 
   const command = (more: string, vm = host.vm) => ({
     vm_uuid: vm,
@@ -123,7 +131,7 @@ describe("a secret", function () {
     await isMasked(aborted);
   });
 
-  it("is seen by its program alone while it runs, and outlives nobody: not its agent, nor its supervisor", async () => {
+  it("is seen by its program alone while it runs, and outlives a kill of its agent no longer than its run", async () => {
     const id = await ask(world.client, command("sleep 20; exit 0"));
     await inState(world.client, id, "running");
     await eventually(async () => (await inMemory(id)).length > 0, 30_000);
@@ -136,24 +144,30 @@ describe("a secret", function () {
     expect(await inMemory(id)).to.deep.equal([]);
   });
 
-  it("is given once an operator replays the command that nobody had claimed", async () => {
-    const late = await world.install("late", { online: false });
-    await late.agent.process.stop();
-    await world.bind(secretId, { vm_uuid: late.vm }, { env: "PASSWORD" });
-    const { data } = await world.client.listSecrets();
-    for (const { id, name } of data.secrets) {
-      if (name === "from_stdin") await world.bind(id, { vm_uuid: late.vm }, { stdin: true });
-      if (name === "in_a_file") await world.bind(id, { vm_uuid: late.vm }, { file: "key" });
-    }
-    await world.system.vhost.publish({
-      exchange: "muster.dead-letters",
-      routingKey: `vm.${world.system.tenantId}.${late.vm}.commands`,
-      payload: "not ours",
-    });
-    const id = await ask(world.client, command("exit 0", late.vm));
-    late.agent.process.start();
-    await late.agent.process.ready();
-    expect(await ended(world.client, id, 90_000)).to.include({ state: "succeeded" });
+  it("is gone too where the supervisor of its program is killed", async () => {
+    const id = await ask(world.client, command("sleep 60; exit 0"));
+    await inState(world.client, id, "running");
+    await eventually(async () => (await inMemory(id)).length > 0, 30_000);
+    const record = await readFile(join(host.home, "runs", `${id}.1`, "supervisor.json"), "utf8");
+    process.kill(supervisor.parse(JSON.parse(record)).pid, "SIGKILL");
+    const end = await ended(world.client, id, 90_000);
+    expect(end).to.include({ state: "failed", reason: "supervisor_lost", attempt: 1 });
+    await eventuallyHolds(async () => expect(await inMemory(id)).to.deep.equal([]));
+  });
+
+  it("is not in what is dead-lettered, and is given to the run of an operator's replay", async () => {
+    host.agent.process.signal("SIGSTOP");
+    const id = await ask(world.client, command("exit 0"));
+    await inState(world.client, id, "dead_lettered", 90_000);
+    const letter = await eventually(async () => {
+      const { data } = await world.client.listDeadLetters({ query: { state: "open", kind: "command" } });
+      return data.dead_letters.find((one) => one.command_id === id);
+    }, 15_000);
+    const { data } = await world.client.listLeases({ query: { command_id: id } });
+    expect(data.leases).to.deep.equal([]);
+    host.agent.process.signal("SIGCONT");
+    await world.client.replayDeadLetter({ params: { id: letter.id } });
+    expect(await ended(world.client, id, 90_000)).to.include({ state: "succeeded", effect: "applied" });
     await isMasked(id);
   });
 

@@ -36,7 +36,7 @@ export interface World {
   /** Bytes that were listened to. */
   passed(): number;
   /** A VM with a paired agent of its own. */
-  install(name: string, o?: { labels?: Record<string, string>; online?: boolean }): Promise<Host>;
+  install(name: string, o?: { labels?: Record<string, string> }): Promise<Host>;
   keep(name: string, value: string): Promise<string>;
   bind(secretId: string, target: Target, as: BindingAppearance): Promise<string>;
   close(): Promise<void>;
@@ -78,7 +78,7 @@ export async function openWorld(
     reader: await readerOf(system),
     heard,
     passed: () => taps.reduce((sum, tap) => sum + tap.passed, 0),
-    install: async (name, { labels = {}, online = true } = {}) => {
+    install: async (name, { labels = {} } = {}) => {
       const { data } = await client.registerVm({ body: { name, labels } });
       const vm = data.vm.vm_uuid;
       const [agentId, home] = [uuidv7(), join(system.folder, `${name}-home`)];
@@ -89,7 +89,6 @@ export async function openWorld(
         agentId,
         home,
         name,
-        online,
         env: { MUSTER_AMQP_URL: amqp },
       });
       return { vm, agentId, home, agent };
