@@ -12,15 +12,19 @@ import { createBinding, listBindings, removeBinding } from "./bindings/manage.ts
 import type { Config } from "./config.ts";
 import type { Keys } from "./keys/keys.ts";
 import { AgentKeys } from "./leases/agent-keys.ts";
-import { endedCommands } from "./leases/ended.ts";
+import { hearingEnds } from "./leases/ended.ts";
 import { listLeases, revokeLease } from "./leases/manage.ts";
 import { resolving } from "./leases/resolve.ts";
+import { getRotation, listRotations } from "./rotations/read.ts";
+import { openFollowUps } from "./rotations/send.ts";
+import type { FollowUps } from "./rotations/send.ts";
 import { deleteSecret, disableSecret, enableSecret } from "./secrets/change-state.ts";
 import { createSecret } from "./secrets/create.ts";
 import type { SecretParts } from "./secrets/keep.ts";
-import { addVersion, rotateSecret } from "./secrets/new-version.ts";
+import { addVersion } from "./secrets/new-version.ts";
 import { readVersion } from "./secrets/read-material.ts";
 import { getSecret, listSecrets, listVersions } from "./secrets/read.ts";
+import { rotateSecret } from "./secrets/rotate.ts";
 import { sweepSecrets } from "./sweeps/sweep.ts";
 import { openBoxes } from "./transport/boxes.ts";
 import type { Vault } from "./vaults/vault.ts";
@@ -45,13 +49,18 @@ export async function openSecrets(o: SecretsOptions): Promise<void> {
     versionsMax: config.MUSTER_SECRETS_VERSIONS_MAX,
     bindingsMax: config.MUSTER_SECRETS_BINDINGS_MAX,
   };
-  const parts: SecretParts = { database, vault, keys, boxes: openBoxes(keys), limits };
   own(
     "outbox relay",
     await openOutboxRelay({ database, publish: (message) => broker.publish(message), logger, metrics }),
   );
-  const inbox = openInbox(database, "secrets.commands");
-  own("commands", await broker.subscribe(secretsCommands, inbox.runOnce, endedCommands));
+  const recheckMs = config.MUSTER_SECRETS_UNFINISHED_MS;
+  const followUps = own(
+    "follow-ups",
+    openFollowUps({ database, broker, recheckMs, everyMs: 5_000, logger, metrics }),
+  );
+  const parts = { database, vault, keys, boxes: openBoxes(keys), limits, followUps };
+  const ends = hearingEnds(openInbox(database, "secrets.commands"), followUps);
+  own("commands", await broker.subscribe(secretsCommands, ends.runOnce, ends.handlers));
   const agentKeys = new AgentKeys({
     broker,
     maxAgeMs: 5_000,
@@ -71,7 +80,7 @@ export async function openSecrets(o: SecretsOptions): Promise<void> {
 
 function requestHandlers(
   { database, config, vault, logger }: SecretsOptions,
-  parts: SecretParts,
+  parts: SecretParts & { readonly followUps: FollowUps },
 ): RequestHandlers<typeof secretsRequests> {
   const unfinishedMs = config.MUSTER_SECRETS_UNFINISHED_MS;
   return {
@@ -86,11 +95,13 @@ function requestHandlers(
     listVersions: (payload, context) => listVersions(database, payload, context),
     readVersion: (payload, context) => readVersion(parts, payload, context),
     rotateSecret: (payload, context) => rotateSecret(parts, payload, context),
+    listRotations: (payload, context) => listRotations(database, payload, context),
+    getRotation: (payload, context) => getRotation(database, payload, context),
     createBinding: (payload, context) => createBinding(parts, payload, context),
     listBindings: (payload, context) => listBindings(database, payload, context),
     removeBinding: ({ binding_id }, context) => removeBinding(database, binding_id, context),
     listLeases: (payload, context) => listLeases(database, payload, context),
     revokeLease: ({ lease_id }, context) => revokeLease(database, lease_id, context),
-    sweepSecrets: (payload) => sweepSecrets({ database, vault, unfinishedMs, logger }, payload),
+    sweepSecrets: (payload) => sweepSecrets({ ...parts, database, vault, unfinishedMs, logger }, payload),
   };
 }

@@ -258,6 +258,19 @@ export interface Owners {
   /** vm-ops, which also tells of commands that ended. */
   readonly vmOps: Broker;
   readonly asked: PayloadOf<typeof vmOpsRequests.getAttempt>[];
+  readonly followUps: FollowUpScript;
+}
+
+type FollowUpAsked = PayloadOf<typeof vmOpsRequests.acceptFollowUp>;
+export type FollowUpAnswer = ReplyOf<typeof vmOpsRequests.acceptFollowUp>;
+
+export interface FollowUpScript {
+  /** By idempotency key, each once, in the order in which they came. */
+  readonly accepted: Map<string, FollowUpAsked & { readonly commandId: string }>;
+  /** All, those included that were refused. */
+  readonly asked: FollowUpAsked[];
+  /** Before vm-ops answers; it may refuse, or change the answer. */
+  answering: (asked: FollowUpAsked, answer: () => FollowUpAnswer) => Promise<FollowUpAnswer>;
 }
 
 /** Owners that answer what secrets asks them, as their contracts say. */
@@ -278,11 +291,25 @@ export async function openOwners(ground: Ground): Promise<Owners> {
       },
     },
   );
-  const { getAttempt } = vmOpsRequests;
+  const { getAttempt, acceptFollowUp } = vmOpsRequests;
+  const accepted: FollowUpScript["accepted"] = new Map();
+  const followUps: FollowUpScript = {
+    ...{ accepted, asked: [] },
+    answering: (_asked, answer) => Promise.resolve(answer()),
+  };
   await vmOps.serve(
     "vm-ops",
-    { getAttempt },
+    { getAttempt, acceptFollowUp },
     {
+      async acceptFollowUp(payload) {
+        followUps.asked.push(payload);
+        return await followUps.answering(payload, () => {
+          const before = accepted.get(payload.idempotency_key);
+          const commandId = before?.commandId ?? uuidv7();
+          accepted.set(payload.idempotency_key, { ...payload, commandId });
+          return followUpAnswer(payload, commandId, before !== undefined);
+        });
+      },
       async getAttempt(payload) {
         asked.push(payload);
         const { tenant_id, agent_id, command_id, attempt, token } = payload;
@@ -292,7 +319,20 @@ export async function openOwners(ground: Ground): Promise<Owners> {
       },
     },
   );
-  return { agentKeys, attempts, vmOps, asked };
+  return { agentKeys, attempts, vmOps, asked, followUps };
+}
+
+function followUpAnswer(payload: FollowUpAsked, commandId: string, replayed: boolean): FollowUpAnswer {
+  const { command, requested_by } = payload;
+  const at = new Date().toISOString();
+  return {
+    command: {
+      ...{ id: commandId, vm_uuid: command.vm_uuid, action: command.action, state: "queued", requested_by },
+      ...{ environment: null, project_id: null, correlation_id: "test", timeout_seconds: 60 },
+      ...{ accepted_at: at, expires_at: at },
+    },
+    ...{ replayed, ended: null },
+  };
 }
 
 export interface Asking {

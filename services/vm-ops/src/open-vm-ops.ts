@@ -21,6 +21,7 @@ import { acceptCommands } from "./commands/accept.ts";
 import { cancelCommand } from "./commands/cancel.ts";
 import { confirmDoorbells } from "./commands/confirm-doorbells.ts";
 import { openStateCounter } from "./commands/count-states.ts";
+import { acceptFollowUp } from "./commands/follow-up.ts";
 import { getCommand } from "./commands/get.ts";
 import { judgeDeadLetters } from "./commands/judge-dead-letters.ts";
 import { listCommands } from "./commands/list.ts";
@@ -145,6 +146,7 @@ function requestHandlers(parts: Parts): RequestHandlers<typeof vmOpsRequests> {
     updateVm: (payload, context) => updateVm(database, payload, context),
     retireVm: ({ vm_uuid }, context) => retireVm(parts, vm_uuid, context),
     acceptCommand: (items) => acceptCommands(parts, items),
+    acceptFollowUp: (payload, context) => acceptFollowUp(parts, payload, context),
     listCommands: (payload, context) => listCommands(database, payload, context),
     getCommand: ({ command_id }, context) => getCommand(database, command_id, context),
     listCommandEvents: (payload, context) => listCommandEvents(database, payload, context),

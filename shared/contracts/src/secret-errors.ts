@@ -72,6 +72,16 @@ export const secretErrorCodes = {
     retriable: false,
     sentence: "No such lease in this tenant; see GET /api/v1/secrets/leases.",
   },
+  ROTATION_NOT_FOUND: {
+    status: 404,
+    retriable: false,
+    sentence: "The secret has no such rotation; see GET /api/v1/secrets/{id}/rotations.",
+  },
+  ROTATION_RUNNING: {
+    status: 409,
+    retriable: false,
+    sentence: "A rotation of this secret runs; wait until its follow-ups have ended, or add a version.",
+  },
   ATTEMPT_NOT_RUNNING: {
     status: 409,
     retriable: false,

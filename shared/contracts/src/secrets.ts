@@ -2,6 +2,7 @@ import { z } from "zod";
 import { labels, page } from "./commands.ts";
 import { defineRequest } from "./define.ts";
 import { plainText, timestamp, uuid } from "./ids.ts";
+import { followUp, followUpView, rotationOptions, rotationRequests, rotationView } from "./rotations.ts";
 import { secretField, secretName, secretVersion } from "./secret-references.ts";
 import { cursor, idempotencyKey, limit, projectId } from "./vm-ops.ts";
 
@@ -122,6 +123,9 @@ export const newBinding = z.strictObject({
   target: bindingTarget,
   as: bindingAppearance,
   field: secretField.optional().describe("For references to this field alone; by default for every one."),
+  follow_up: followUp
+    .optional()
+    .describe("Run on the VM when the secret is rotated; only where the target names a VM."),
 });
 export const bindingView = z.object({
   id: uuid,
@@ -130,6 +134,7 @@ export const bindingView = z.object({
   target: bindingTarget,
   as: bindingAppearance,
   field: z.string().nullable(),
+  follow_up: followUpView.nullable(),
   created_by: z.string(),
   created_at: timestamp,
 });
@@ -166,7 +171,10 @@ export const generator = z.strictObject({
   length: z.number().int().min(8).max(1_024).default(32),
   alphabet: z.enum(["alphanumeric", "printable", "hex", "digits"]).default("alphanumeric"),
 });
-export const rotation = z.union([z.strictObject({ material }), z.strictObject({ generate: generator })]);
+export const rotation = z.union([
+  z.strictObject({ material, ...rotationOptions }),
+  z.strictObject({ generate: generator, ...rotationOptions }),
+]);
 
 const readMaterial = z.object({ version: secretVersion, material });
 export const secretMaterial = z.object({ secret_id: uuid, ...readMaterial.shape });
@@ -295,15 +303,23 @@ export const secretsRequests = {
     owner: "secrets",
     name: "secrets.secret.rotate.v1",
     summary:
-      "Replace a secret's value, by a given or a generated one; it is the current version from then on.",
+      "Replace a secret's value, by a given or a generated one, and have its VMs told; a follow-up that fails takes it back.",
     payload: z.object({
       secret_id: uuid,
       value: z.union([z.object({ sealed }), z.object({ generate: generator })]),
+      ...rotationOptions,
       idempotency_key: idempotencyKey.optional(),
     }),
     payloadBytesMax: sealedBytesMax,
-    reply: z.object({ secret: secretView, version: versionView, replayed: z.boolean() }),
+    reply: z.object({
+      secret: secretView,
+      version: versionView,
+      /** Null where there is nothing to follow. */
+      rotation: rotationView.nullable(),
+      replayed: z.boolean(),
+    }),
     codes: [
+      "ROTATION_RUNNING",
       "SECRET_NOT_FOUND",
       "SECRET_VERSIONS_TOO_MANY",
       "SEALING_KEY_UNKNOWN",
@@ -311,6 +327,7 @@ export const secretsRequests = {
       ...vaultCodes,
     ],
   }),
+  ...rotationRequests,
   createBinding: defineRequest({
     owner: "secrets",
     name: "secrets.binding.create.v1",

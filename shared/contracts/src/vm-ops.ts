@@ -16,7 +16,8 @@ import {
 } from "./commands.ts";
 import { attemptRequests } from "./attempts.ts";
 import { defineBatchRequest, defineEvent, defineRequest } from "./define.ts";
-import { moment, plainText, sha256, timestamp, uuid } from "./ids.ts";
+import { housekeepingRequests } from "./housekeeping.ts";
+import { moment, plainText, sha256, tenantId, timestamp, uuid } from "./ids.ts";
 
 /** Any visible ASCII, as in draft-ietf-httpapi-idempotency-key-header, at most 255 characters. */
 export const idempotencyKey = z.string().regex(/^[\x21-\x7e]{1,255}$/);
@@ -113,6 +114,14 @@ export const sweepReport = z.object({
   amnesty_ms: z.number().int().min(0),
 });
 
+const commandEnd = z.object({
+  state: commandState,
+  reason,
+  effect,
+  attempt: z.number().int().min(1),
+  late: z.boolean(),
+});
+
 export const vmOpsRequests = {
   ...attemptRequests,
   registerVm: defineRequest({
@@ -170,6 +179,29 @@ export const vmOpsRequests = {
     codes: ["VM_NOT_FOUND", "VM_RETIRED", "VM_QUEUE_FULL", "IDEMPOTENCY_KEY_REUSED", "ACTION_NOT_SUPPORTED"],
     payloadBytesMax: 4 * 1024 * 1024,
     batch: { sizeMax: 100, waitMs: 0 },
+  }),
+  acceptFollowUp: defineRequest({
+    owner: "vm-ops",
+    name: "vm-ops.command.follow-up.v1",
+    callers: ["secrets"],
+    summary:
+      "Accept a command that follows from what a principal did elsewhere; the same key again tells how it ended.",
+    payload: z.object({
+      tenant_id: tenantId,
+      /** Who did what it follows from: the command is his. */
+      requested_by: plainText.min(1).max(200),
+      command: commandRequest,
+      idempotency_key: idempotencyKey,
+    }),
+    payloadBytesMax: 256 * 1024,
+    reply: z.object({
+      command: acceptedCommand,
+      replayed: z.boolean(),
+      /** As it is now; null while it has not ended. */
+      ended: commandEnd.nullable(),
+    }),
+    codes: ["VM_NOT_FOUND", "VM_RETIRED", "VM_QUEUE_FULL", "IDEMPOTENCY_KEY_REUSED", "ACTION_NOT_SUPPORTED"],
+    identity: "none",
   }),
   listCommands: defineRequest({
     owner: "vm-ops",
@@ -243,38 +275,7 @@ export const vmOpsRequests = {
     timeoutMs: 60_000,
     identity: "none",
   }),
-  pruneVmOps: defineRequest({
-    owner: "vm-ops",
-    name: "vm-ops.storage.prune.v1",
-    callers: ["reliability"],
-    summary: "Remove old inbox rows.",
-    payload: z.object({
-      older_than_ms: z.number().int().min(60_000),
-      limit: z.number().int().min(1).max(50_000),
-    }),
-    reply: z.object({ removed: z.number().int() }),
-    codes: [],
-    timeoutMs: 60_000,
-    identity: "none",
-  }),
-  auditVmOps: defineRequest({
-    owner: "vm-ops",
-    name: "vm-ops.commands.audit.v1",
-    callers: ["reliability"],
-    summary: "Counts that must be 0: lost commands, double starts, stale outbox rows.",
-    payload: z.object({}),
-    reply: z.object({
-      /** Accepted, not terminal, and neither waiting for anything nor findable by a sweep. */
-      lost_commands: z.number().int().min(0),
-      /** Attempts with more than one grant that was started. */
-      double_starts: z.number().int().min(0),
-      /** Outbox rows older than a minute. */
-      outbox_stale: z.number().int().min(0),
-    }),
-    codes: [],
-    timeoutMs: 60_000,
-    identity: "none",
-  }),
+  ...housekeepingRequests,
 } as const;
 
 const commandFact = {

@@ -148,8 +148,11 @@ describe("every route", function () {
     });
     const texts: string[] = [];
     for (const [key, route] of all.filter(([, one]) => one.method === "GET" && one.params !== undefined)) {
-      const [reference] = referencesOf(route);
-      const shape = naming(leastShape(key, route), reference!, mine.things[reference!.of] ?? "");
+      const named = referencesOf(route).filter(({ where }) => where === "params");
+      const shape = named.reduce(
+        (one, reference) => naming(one, reference, mine.things[reference.of] ?? ""),
+        leastShape(key, route),
+      );
       const permissions = neededPermissions[key];
       const headers = permissions === undefined ? byKey : permitted(permissions);
       const { status, text } = await sender.send(sent(route, shape, headers));

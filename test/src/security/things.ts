@@ -44,6 +44,7 @@ export async function makeThings(
   const bound = (await client.createBinding({ body: binding })).data.binding.id;
   const held = { tenantId, secret, command, vm, agent };
   const lease = await insertLease(adminDatabaseUrl, held);
+  const rotation = await insertRotation(adminDatabaseUrl, { tenantId, secret });
   // As the broker hands over what an agent refused.
   const dead = { exchange: deadLettersExchange, routingKey: vmQueue(tenantId, vm), payload: "not ours" };
   await vhost.publish(dead);
@@ -64,7 +65,28 @@ export async function makeThings(
     secrets: secret,
     bindings: bound,
     leases: lease,
+    rotations: rotation,
   };
+}
+
+/** As the secrets service leaves it when it has ended: one that runs would change while it is looked at. */
+async function insertRotation(
+  adminDatabaseUrl: string,
+  { tenantId, secret }: { tenantId: string; secret: string },
+): Promise<string> {
+  const id = uuidv7();
+  const admin = await openAdmin(adminDatabaseUrl);
+  try {
+    await admin.query(
+      `INSERT INTO secrets.rotations (id, tenant_id, secret_id, state, from_version, to_version, rollback, requested_by,
+         correlation_id, ended_at)
+       VALUES ($1, $2, $3, 'succeeded', 1, 1, true, 'user:a-thing', 'a-thing', now())`,
+      [id, tenantId, secret],
+    );
+  } finally {
+    await admin.close();
+  }
+  return id;
 }
 
 /** As the secrets service writes it down when an agent is given a secret. */

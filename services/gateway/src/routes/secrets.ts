@@ -10,6 +10,7 @@ import { createdHeaders } from "./vms.ts";
 type Own = Pick<Handlers<typeof routes>, keyof typeof secretsRoutes>;
 type Bindings = "createBinding" | "listBindings" | "removeBinding";
 type Leases = "listLeases" | "revokeLease";
+type Rotations = "listRotations" | "getRotation";
 
 interface Deps {
   readonly ask: Ask;
@@ -25,6 +26,7 @@ export function secretsHandlers(deps: Deps): Own {
     ...materialHandlers(deps),
     ...bindingHandlers(deps),
     ...leaseHandlers(deps),
+    ...rotationHandlers(deps),
   };
 }
 
@@ -54,14 +56,18 @@ function materialHandlers({ ask, sealing }: Deps): Pick<Own, Material> {
 
     async rotateSecret(request) {
       const { body } = request;
-      const payload = { secret_id: request.params.id, idempotency_key: request.idempotencyKey };
+      const { follow_up, rollback } = body;
+      const payload = {
+        ...{ secret_id: request.params.id, follow_up, rollback },
+        idempotency_key: request.idempotencyKey,
+      };
       const rotate = (
         value: { sealed: string } | { generate: Extract<typeof body, { generate: unknown }>["generate"] },
       ) => ask(secretsRequests.rotateSecret, { ...payload, value }, request);
       const { replayed, ...made } =
         "material" in body
           ? await sealing.sealing(body.material, request, (sealed) => rotate({ sealed }))
-          : await rotate(body);
+          : await rotate({ generate: body.generate });
       return { data: made, headers: createdHeaders(`${path}/${made.secret.id}/versions`, replayed) };
     },
 
@@ -78,7 +84,7 @@ function materialHandlers({ ask, sealing }: Deps): Pick<Own, Material> {
   };
 }
 
-function secretHandlers({ ask }: Deps): Omit<Own, Material | Bindings | Leases> {
+function secretHandlers({ ask }: Deps): Omit<Own, Material | Bindings | Leases | Rotations> {
   return {
     async listSecrets(request) {
       const { items, next_cursor } = await ask(secretsRequests.listSecrets, request.query, request);
@@ -148,6 +154,22 @@ function leaseHandlers({ ask }: Deps): Pick<Own, Leases> {
     async revokeLease(request) {
       const payload = { lease_id: request.params.id };
       return { data: { lease: await ask(secretsRequests.revokeLease, payload, request) } };
+    },
+  };
+}
+
+function rotationHandlers({ ask }: Deps): Pick<Own, Rotations> {
+  return {
+    async listRotations(request) {
+      const payload = { secret_id: request.params.id, ...request.query };
+      const { items, next_cursor } = await ask(secretsRequests.listRotations, payload, request);
+      return { data: { rotations: items }, meta: { next_cursor } };
+    },
+
+    async getRotation(request) {
+      const { id: secret_id, rotation_id } = request.params;
+      const rotation = await ask(secretsRequests.getRotation, { secret_id, rotation_id }, request);
+      return { data: { rotation } };
     },
   };
 }

@@ -26,7 +26,7 @@ import type { BindingRow } from "./store.ts";
 type Requests = typeof secretsRequests;
 type Wanted = PayloadOf<Requests["createBinding"]>["binding"];
 
-/** Throws SECRET_NOT_FOUND, BINDING_ALREADY_EXISTS, BINDINGS_TOO_MANY, IDEMPOTENCY_KEY_REUSED. */
+/** Throws VALIDATION_FAILED, SECRET_NOT_FOUND, BINDING_ALREADY_EXISTS, BINDINGS_TOO_MANY, IDEMPOTENCY_KEY_REUSED. */
 export async function createBinding(
   { database, keys, limits }: SecretParts,
   { binding: wanted, idempotency_key: key }: PayloadOf<Requests["createBinding"]>,
@@ -47,6 +47,9 @@ export async function createBinding(
   });
 }
 
+/** Whom labels or a project mean is known when a command runs, not before. */
+const noVm = { path: "follow_up", message: "is for a target that names a VM" };
+
 async function make(
   tx: Tx,
   { tenantId, subject }: Caller,
@@ -57,8 +60,11 @@ async function make(
   const secret = await lockSecret(tx, tenantId, secretId);
   if (secret === undefined || secret.state === "deleted") throw new MusterError("SECRET_NOT_FOUND");
   const id = uuidv7();
-  const { target, as, field = null } = wanted;
-  const inserted = await insertBinding(tx, { id, tenantId, secretId, target, as, field, createdBy: subject });
+  const { target, as, field = null, follow_up: followUp = null } = wanted;
+  if (followUp !== null && !("vm_uuid" in target))
+    throw new MusterError("VALIDATION_FAILED", undefined, { details: [noVm] });
+  const made = { id, tenantId, secretId, target, as, field, followUp, createdBy: subject };
+  const inserted = await insertBinding(tx, made);
   if (!inserted) throw new MusterError("BINDING_ALREADY_EXISTS");
   // With the one that was just made; it goes with the transaction.
   if ((await countBindings(tx, tenantId, secretId)) > bindingsMax) throw new MusterError("BINDINGS_TOO_MANY");
@@ -104,9 +110,10 @@ export async function removeBinding(
   });
 }
 
-const detailsOf = ({ id, target, as, field }: BindingView): Record<string, string> => ({
+const detailsOf = ({ id, target, as, field, follow_up }: BindingView): Record<string, string> => ({
   binding: id,
   target: JSON.stringify(target),
   as: JSON.stringify(as),
   ...(field === null ? {} : { field }),
+  ...(follow_up === null ? {} : { follow_up: follow_up.action }),
 });

@@ -1,4 +1,6 @@
 import { createHash } from "node:crypto";
+import { followUpView } from "@muster/contracts/rotations";
+import type { FollowUp } from "@muster/contracts/rotations";
 import { bindingAppearance, bindingTarget } from "@muster/contracts/secrets";
 import type { BindingAppearance, BindingView } from "@muster/contracts/secrets";
 import type { Tx } from "@muster/database/database";
@@ -13,12 +15,14 @@ const bindingRow = z.object({
   target: bindingTarget,
   appearance: bindingAppearance,
   field: z.string().nullable(),
+  follow_up: followUpView.nullable(),
   created_by: z.string(),
   created_at: z.date(),
 });
 export type BindingRow = z.output<typeof bindingRow>;
 
-const columns = `b.id, b.secret_id, s.name AS secret_name, b.target, b.appearance, b.field, b.created_by, b.created_at`;
+const columns = `b.id, b.secret_id, s.name AS secret_name, b.target, b.appearance, b.field, b.follow_up,
+  b.created_by, b.created_at`;
 
 export const bindingViewOf = ({ appearance, ...row }: BindingRow): BindingView => ({
   ...row,
@@ -33,17 +37,19 @@ export interface NewBinding {
   readonly target: BindingTarget;
   readonly as: BindingAppearance;
   readonly field: string | null;
+  readonly followUp: FollowUp | null;
   readonly createdBy: string;
 }
 
 /** False when there is one that says the same. Under the secret's lock. */
 export async function insertBinding(tx: Tx, binding: NewBinding): Promise<boolean> {
   const inserted = await tx.execute(
-    `INSERT INTO bindings (id, tenant_id, secret_id, target, appearance, field, sameness, created_by)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (secret_id, sameness) DO NOTHING`,
+    `INSERT INTO bindings (id, tenant_id, secret_id, target, appearance, field, follow_up, sameness, created_by)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (secret_id, sameness) DO NOTHING`,
     [
       ...[binding.id, binding.tenantId, binding.secretId],
       ...[JSON.stringify(binding.target), JSON.stringify(binding.as), binding.field],
+      binding.followUp === null ? null : JSON.stringify(binding.followUp),
       ...[samenessOf(binding), binding.createdBy],
     ],
   );

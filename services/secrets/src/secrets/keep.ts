@@ -1,5 +1,7 @@
 import type { RequestContext } from "@muster/broker/broker";
 import { MusterError } from "@muster/contracts/errors";
+import { rotationView } from "@muster/contracts/rotations";
+import type { RotationView } from "@muster/contracts/rotations";
 import { secretView, versionView } from "@muster/contracts/secrets";
 import type { Material } from "@muster/contracts/secrets";
 import type { Database, Tx } from "@muster/database/database";
@@ -10,6 +12,7 @@ import type { Caller } from "../caller.ts";
 import { answerCreation, findCreation, insertCreation } from "../creations.ts";
 import type { Asked } from "../creations.ts";
 import type { Keys } from "../keys/keys.ts";
+import type { FollowUps } from "../rotations/send.ts";
 import { tell } from "../tell.ts";
 import type { Boxes } from "../transport/boxes.ts";
 import { VaultError } from "../vaults/vault.ts";
@@ -30,6 +33,7 @@ export interface SecretParts {
   readonly keys: Keys;
   readonly boxes: Boxes;
   readonly limits: SecretLimits;
+  readonly followUps: Pick<FollowUps, "wake">;
 }
 
 export interface Begun {
@@ -47,9 +51,15 @@ export interface Keeping {
   begin(tx: Tx): Promise<Place>;
   /** What goes there; asked for once it is written down that it will. */
   material(): Promise<Material>;
+  /** What follows from it, written down when it is there; `from` was current until then. */
+  follow?(tx: Tx, o: { readonly place: Place; readonly from: number | null }): Promise<RotationView | null>;
 }
 
-const kept = z.object({ secret: secretView, version: versionView });
+const kept = z.object({
+  secret: secretView,
+  version: versionView,
+  rotation: rotationView.nullable().default(null),
+});
 export type Kept = z.output<typeof kept>;
 
 /**
@@ -74,7 +84,14 @@ export async function keepVersion(
   });
   if ("answer" in begun) return { kept: begun.answer, replayed: true };
   await write(parts, keeping, begun);
-  return await database.transaction(scopeOf(caller), (tx) => finish(tx, parts, keeping, begun));
+  try {
+    return await database.transaction(scopeOf(caller), (tx) => finish(tx, parts, keeping, begun));
+  } catch (error) {
+    // Of two at once the other was quicker: nobody was told of this version yet.
+    if (error instanceof MusterError && error.code === "ROTATION_RUNNING")
+      await database.transaction(scopeOf(caller), (tx) => abandon(tx, begun.place));
+    throw error;
+  }
 }
 
 function placeOf({ tenantId }: Caller, made: { secretId: string; version: number | null }): Place {
@@ -101,11 +118,11 @@ const isConflict = (error: unknown): boolean =>
 async function finish(
   tx: Tx,
   parts: SecretParts,
-  { caller, asked, context, change }: Keeping,
+  { caller, asked, context, change, follow }: Keeping,
   { place }: Begun,
 ): Promise<{ kept: Kept; replayed: boolean }> {
   const { tenantId, secretId, version } = place;
-  await lockForFinish(tx, place);
+  const from = await lockForFinish(tx, place);
   if (!(await markKept(tx, place))) {
     // Somebody else has finished it under the same key, or it was given up meanwhile.
     const before = await findCreation(tx, parts.keys, caller, asked);
@@ -115,20 +132,23 @@ async function finish(
     });
   }
   await makeCurrent(tx, place, { rotated: change === "rotated" });
+  const rotation = (await follow?.(tx, { place, from })) ?? null;
   const secret = await lockSecret(tx, tenantId, secretId);
   const row = await findVersion(tx, place);
   if (secret === undefined || row === undefined) throw new Error("what was kept is not there");
-  await tell(tx, { tenantId, secretId, change, version, actor: caller.subject }, context);
-  const answer: Kept = { secret: secretViewOf(secret), version: versionViewOf(row) };
+  const details = rotation === null ? {} : { rotation: rotation.id };
+  await tell(tx, { tenantId, secretId, change, version, actor: caller.subject, details }, context);
+  const answer: Kept = { secret: secretViewOf(secret), version: versionViewOf(row), rotation };
   await answerCreation(tx, caller, asked, answer);
   return { kept: answer, replayed: false };
 }
 
-/** Locks the secret; what was deleted meanwhile gets no version more. Throws SECRET_NOT_FOUND. */
-async function lockForFinish(tx: Tx, { tenantId, secretId }: Place): Promise<void> {
-  const [row] = await tx.query<{ state: string }>(
-    "SELECT state FROM secrets WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE",
+/** Locks the secret and tells its current version; what was deleted meanwhile gets no version more. Throws SECRET_NOT_FOUND. */
+async function lockForFinish(tx: Tx, { tenantId, secretId }: Place): Promise<number | null> {
+  const [row] = await tx.query<{ state: string; current_version: number | null }>(
+    "SELECT state, current_version FROM secrets WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE",
     [tenantId, secretId],
   );
   if (row === undefined || row.state === "deleted") throw new MusterError("SECRET_NOT_FOUND");
+  return row.current_version;
 }

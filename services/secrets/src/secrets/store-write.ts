@@ -58,6 +58,15 @@ export async function makeCurrent(tx: Tx, place: Place, o: { rotated: boolean })
   );
 }
 
+/** An earlier version is the current one again. Under the secret's lock. */
+export async function pointBackTo(tx: Tx, place: Place): Promise<void> {
+  await tx.execute(
+    `UPDATE secrets SET current_version = $3, changed_at = clock_timestamp()
+      WHERE tenant_id = $1 AND id = $2 AND state IN ('enabled', 'disabled')`,
+    key(place),
+  );
+}
+
 /**
  * It never came to be, or nobody knows: whatever the vault has of it is to be destroyed, its secret's name is free if it was
  * the first, and the request that made it is forgotten, so that it may come again. False when it did come to be.

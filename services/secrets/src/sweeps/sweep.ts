@@ -4,12 +4,14 @@ import type { Database } from "@muster/database/database";
 import { pruneInbox } from "@muster/database/inbox";
 import type { Logger } from "@muster/telemetry/logger";
 import { expireLeases } from "../leases/store.ts";
+import type { FollowUps } from "../rotations/send.ts";
 import { abandon, findUnfinished, markDestroyed, postpone } from "../secrets/store-write.ts";
 import type { Place, Vault } from "../vaults/vault.ts";
 
 export interface SweepParts {
   readonly database: Database;
   readonly vault: Pick<Vault, "destroy">;
+  readonly followUps: Pick<FollowUps, "look">;
   /** What has been unfinished for so long was left by a crash. */
   readonly unfinishedMs: number;
   readonly logger: Logger;
@@ -23,7 +25,7 @@ const vaultTimeoutMs = 5_000;
 /** Destroyed in one go at most: each is a call to the vault. */
 const destroyedMax = 100;
 
-/** Leases whose time is up end; what a crash has left half written is given up; what is to be destroyed is. */
+/** Leases whose time is up end; what a crash has left half written is given up; what is to be destroyed is; follow-ups that are due are sent. */
 export async function sweepSecrets(
   parts: SweepParts,
   { limit }: PayloadOf<Sweep>,
@@ -40,9 +42,10 @@ export async function sweepSecrets(
   const destroying = await database.transaction("system", (tx) =>
     findUnfinished(tx, { state: "destroying", olderThanMs, limit: most }),
   );
+  const looked = await parts.followUps.look();
   let cleared = 0;
   for (const place of destroying) if (await destroy(parts, place)) cleared += 1;
-  return { expired, cleared, more: expired === limit || (cleared > 0 && cleared === most) };
+  return { expired, cleared, more: looked.more || expired === limit || (cleared > 0 && cleared === most) };
 }
 
 async function destroy({ database, vault, logger }: SweepParts, place: Place): Promise<boolean> {

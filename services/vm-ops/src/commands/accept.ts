@@ -5,6 +5,7 @@ import { commandAccepted } from "@muster/contracts/vm-ops";
 import type { vmOpsRequests } from "@muster/contracts/vm-ops";
 import { prepareEvent } from "@muster/broker/prepare";
 import type { RequestContext } from "@muster/broker/broker";
+import type { WorkContext } from "@muster/contracts/envelope";
 import type { Database, Tx } from "@muster/database/database";
 import { callerOf } from "../caller.ts";
 import type { VmOpsMetrics } from "../metrics.ts";
@@ -29,23 +30,36 @@ export interface AcceptParts {
   readonly pressure: () => { readonly retryAfterMs: number } | undefined;
 }
 
-interface Candidate {
-  readonly at: number;
+/** A request that may be accepted, whoever brought it. */
+export interface Asking {
   readonly tenantId: string;
   readonly requestedBy: string;
   readonly key: string | undefined;
   readonly wanted: Wanted;
-  readonly context: RequestContext;
+  readonly context: WorkContext;
 }
 
-/** Accepts many commands in one transaction, each as if alone: written with its doorbell and its event, or refused. */
-export async function acceptCommands(
+interface Candidate extends Asking {
+  readonly at: number;
+}
+
+export const acceptCommands = (
   parts: AcceptParts,
   items: readonly AcceptItem[],
+): Promise<readonly AcceptAnswer[]> => acceptEach(parts, items, askingOf);
+
+/**
+ * Accepts many commands in one transaction, each as if alone: written with its doorbell and its event, or refused; also
+ * where `askingOf` throws MusterError.
+ */
+export async function acceptEach<I>(
+  parts: AcceptParts,
+  items: readonly I[],
+  askingOf: (item: I) => Asking,
 ): Promise<readonly AcceptAnswer[]> {
   const pressure = parts.pressure();
   if (pressure !== undefined) return items.map(() => new MusterError("BACKPRESSURE", undefined, pressure));
-  const judged = items.map((item, at) => judge(item, at));
+  const judged = items.map((item, at) => judge(() => askingOf(item), at));
   const candidates = judged.filter((one): one is Candidate => !(one instanceof MusterError));
   const accepted = candidates.length === 0 ? undefined : await acceptAll(parts, candidates);
   return judged.map((one, at) => {
@@ -92,11 +106,15 @@ function outcomeOf(answer: AcceptAnswer): string {
   return answer.replayed ? "replayed" : "accepted";
 }
 
-function judge({ payload, context }: AcceptItem, at: number): Candidate | MusterError {
+function askingOf({ payload, context }: AcceptItem): Asking {
+  const { tenant_id: tenantId, subject } = callerOf(context, "member");
+  const wanted = validateCommand(payload.command);
+  return { tenantId, requestedBy: subject, key: payload.idempotency_key, wanted, context };
+}
+
+function judge(asking: () => Asking, at: number): Candidate | MusterError {
   try {
-    const { tenant_id: tenantId, subject } = callerOf(context, "member");
-    const wanted = validateCommand(payload.command);
-    return { at, tenantId, requestedBy: subject, key: payload.idempotency_key, wanted, context };
+    return { at, ...asking() };
   } catch (error) {
     if (error instanceof MusterError) return error;
     throw error;

@@ -1,4 +1,5 @@
-import type { CommandDetail, CommandEvent, CommandState, Reason } from "@muster/contracts/commands";
+import { isTerminal } from "@muster/contracts/commands";
+import type { CommandDetail, CommandEvent, CommandState, Effect, Reason } from "@muster/contracts/commands";
 import type { Tx } from "@muster/database/database";
 import { paramsOf, resultOf, rowColumns, summaryOf } from "./row.ts";
 import type { CommandRow } from "./row.ts";
@@ -55,6 +56,24 @@ export async function readDetail(tx: Tx, tenantId: string, id: string): Promise<
       earlier,
     }),
   };
+}
+
+export interface CommandEnd {
+  readonly state: CommandState;
+  readonly reason: Reason;
+  readonly effect: Effect;
+  readonly attempt: number;
+  readonly late: boolean;
+}
+
+/** Null while it has not ended. */
+export async function readEnd(tx: Tx, tenantId: string, id: string): Promise<CommandEnd | null> {
+  const [row] = await tx.query<CommandEnd>(
+    "SELECT state, reason, effect, attempt, late FROM commands WHERE tenant_id = $1 AND id = $2",
+    [tenantId, id],
+    { name: "vmops_read_end" },
+  );
+  return row !== undefined && isTerminal(row.state) ? row : null;
 }
 
 export interface ListFilter {

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { uuid } from "../ids.ts";
 import { defineRoute, pageFields, queryInteger } from "../route.ts";
+import { rotationSummary, rotationView } from "../rotations.ts";
 import { secretName } from "../secret-references.ts";
 import {
   bindingFilter,
@@ -203,17 +204,46 @@ export const secretsRoutes = {
   rotateSecret: defineRoute({
     method: "POST",
     path: `${path}/{id}/rotate`,
-    summary: "Replace a secret's value, by a given or a generated one.",
+    summary:
+      "Replace a secret's value, by a given or a generated one, and run the follow-ups of its bindings; one that fails takes it back.",
     tag: "secrets",
     access: "admin",
     params: byId,
     body: rotation,
     bodyBytesMax,
     status: 201,
-    reply: z.object({ secret: secretView, version: versionView }),
+    reply: z.object({
+      secret: secretView,
+      version: versionView,
+      rotation: rotationView.nullable().describe("Null where there is nothing to follow."),
+    }),
     codes: [
       ...(["SECRET_NOT_FOUND", "SECRET_VERSIONS_TOO_MANY", "IDEMPOTENCY_KEY_REUSED"] as const),
-      ...(["VAULT_UNAVAILABLE", "VAULT_REFUSED"] as const),
+      ...(["ROTATION_RUNNING", "VAULT_UNAVAILABLE", "VAULT_REFUSED"] as const),
     ],
+  }),
+  listRotations: defineRoute({
+    method: "GET",
+    path: `${path}/{id}/rotations`,
+    summary: "List the rotations of a secret that had follow-ups, newest first.",
+    tag: "secrets",
+    access: "member",
+    params: byId,
+    query: z.strictObject(pageFields),
+    status: 200,
+    reply: z.object({ rotations: z.array(rotationSummary) }),
+    meta: "cursor",
+    codes: ["SECRET_NOT_FOUND"],
+  }),
+  getRotation: defineRoute({
+    method: "GET",
+    path: `${path}/{id}/rotations/{rotation_id}`,
+    summary: "Read one rotation: what became of each follow-up, and of the version.",
+    tag: "secrets",
+    access: "member",
+    params: z.object({ id: uuid, rotation_id: uuid }),
+    status: 200,
+    reply: z.object({ rotation: rotationView }),
+    codes: ["ROTATION_NOT_FOUND"],
   }),
 } as const;
