@@ -9,7 +9,7 @@ import { recordAudit } from "../audit/store.ts";
 import { callerOf, changerOf, scopeOf } from "../caller.ts";
 import type { Caller } from "../caller.ts";
 import { once } from "../creations.ts";
-import { pageOf, placeOf } from "../cursor.ts";
+import { pageOf, placeOf } from "@muster/database/page";
 import { storable } from "../text.ts";
 import { announceAgent } from "./announce.ts";
 import { newPairingCode } from "./code.ts";

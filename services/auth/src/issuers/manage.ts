@@ -11,7 +11,7 @@ import { recordAudit } from "../audit/store.ts";
 import { callerOf, changerOf, scopeOf } from "../caller.ts";
 import type { Caller } from "../caller.ts";
 import { once } from "../creations.ts";
-import { pageOf, placeOf } from "../cursor.ts";
+import { pageOf, placeOf } from "@muster/database/page";
 import { tellRevoked } from "../revocations/tell.ts";
 import { storable } from "../text.ts";
 import { addressFault } from "./addresses.ts";

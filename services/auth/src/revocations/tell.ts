@@ -6,7 +6,7 @@ import { tokensRevoked } from "@muster/contracts/token-revocations";
 import type { revocationRequests } from "@muster/contracts/token-revocations";
 import type { Database, Tx } from "@muster/database/database";
 import type { Logger } from "@muster/telemetry/logger";
-import { pageOf, placeOf } from "../cursor.ts";
+import { pageOf, placeOf } from "@muster/database/page";
 import { listRevocationRows, revocationOf, takeUntold } from "./store.ts";
 
 type List = (typeof revocationRequests)["listTokenRevocations"];

@@ -9,7 +9,7 @@ import { callerOf, scopeOf } from "../caller.ts";
 import type { Caller } from "../caller.ts";
 import { findCreation, insertCreation } from "../creations.ts";
 import type { Asked } from "../creations.ts";
-import { pageOf, placeOf } from "../cursor.ts";
+import { pageOf, placeOf } from "@muster/database/page";
 import type { SecretParts } from "../secrets/keep.ts";
 import { lockSecret } from "../secrets/store.ts";
 import { tell } from "../tell.ts";

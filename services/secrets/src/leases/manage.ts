@@ -4,7 +4,7 @@ import { MusterError } from "@muster/contracts/errors";
 import type { LeaseView, secretsRequests } from "@muster/contracts/secrets";
 import type { Database, Tx } from "@muster/database/database";
 import { callerOf, scopeOf } from "../caller.ts";
-import { pageOf, placeOf } from "../cursor.ts";
+import { pageOf, placeOf } from "@muster/database/page";
 import { tell } from "../tell.ts";
 import { leaseViewOf, listLeaseRows, lockLease, markRevoked } from "./store.ts";
 

@@ -4,7 +4,7 @@ import { MusterError } from "@muster/contracts/errors";
 import type { rotationRequests } from "@muster/contracts/rotations";
 import type { Database, Tx } from "@muster/database/database";
 import { callerOf, scopeOf } from "../caller.ts";
-import { pageOf, placeOf } from "../cursor.ts";
+import { pageOf, placeOf } from "@muster/database/page";
 import { findSecret } from "../secrets/store.ts";
 import { findRotation, listFollowUps, listRotationRows, rotationSummaryOf, rotationViewOf } from "./store.ts";
 

@@ -4,7 +4,7 @@ import { MusterError } from "@muster/contracts/errors";
 import type { secretsRequests, SecretView } from "@muster/contracts/secrets";
 import type { Database, Tx } from "@muster/database/database";
 import { callerOf, scopeOf } from "../caller.ts";
-import { pageOf, placeOf } from "../cursor.ts";
+import { pageOf, placeOf } from "@muster/database/page";
 import { findSecret, listSecretRows, listVersionRows, secretViewOf, versionViewOf } from "./store.ts";
 import { versionCursorOf, versionOf } from "./version-cursor.ts";
 

@@ -2,9 +2,9 @@ import { MusterError } from "@muster/contracts/errors";
 import { uuidv7 } from "@muster/contracts/ids";
 import { expect } from "chai";
 import fc from "fast-check";
-import { cursorOf, pageOf, placeOf } from "./cursor.ts";
+import { cursorOf, pageOf, placeOf } from "./page.ts";
 
-describe("cursors of auth's listings", () => {
+describe("cursors of listings by id", () => {
   it("lead back to the entry that they were made of", () => {
     const id = uuidv7();
     expect(placeOf(cursorOf(id))).to.equal(id);
